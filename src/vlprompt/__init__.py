@@ -1,0 +1,3 @@
+"""Prompt learning for frozen vision-language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Labelled images: sampling, readers, decoding and augmentation. Knows no model."""

@@ -1,0 +1,43 @@
+"""What a labelled image data set is, for every other part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+
+@runtime_checkable
+class Rendered(Protocol):
+    """A picture that is drawn when it is opened (the toy world)."""
+
+    def open(self) -> Image.Image: ...
+
+
+ImageSource = str | Path | Image.Image | np.ndarray | Rendered
+
+
+class Item(NamedTuple):
+    """One labelled image; ``label`` indexes the data set's ``classnames``."""
+
+    image: ImageSource
+    label: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images in the field's three splits.
+
+    ``classnames`` may hold the same name twice: such classes stay separate.
+    A data set whose ``val`` and ``test`` are both empty is a pool: ``few_shot`` splits it.
+    ``templates`` are hand-crafted prompts with one ``{}`` for the class name.
+    """
+
+    name: str
+    classnames: tuple[str, ...]
+    train: Sequence[Item]
+    val: Sequence[Item] = ()
+    test: Sequence[Item] = ()
+    templates: tuple[str, ...] = ("a photo of a {}.",)
