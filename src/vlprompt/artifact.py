@@ -1,0 +1,93 @@
+"""A tuned classifier as a folder: prompts.safetensors, config.json, history.json, README.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vlprompt.errors import UserError
+
+FORMAT = 1
+PROMPTS, CONFIG, HISTORY, CARD = "prompts.safetensors", "config.json", "history.json", "README.md"
+
+
+@contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """A folder ``target.part`` to write into; when all went well it takes the place of ``target``.
+
+    What is in it stays there when the writing is cut off, so that a later call can go on from it.
+
+    Raises:
+        UserError: the place cannot be written, or ``target`` holds something that is no classifier.
+    """
+    if target.exists() and not (target / CONFIG).is_file() and (target.is_file() or any(target.iterdir())):
+        raise UserError(f"output '{target}' exists and is no classifier: give another folder or remove it")
+    beside = target.with_name(target.name + ".part")
+    new = not beside.exists()
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        probe = beside / ".write"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output '{target}' cannot be written ({error.strerror}): give a folder you may write to"
+        ) from error
+    try:
+        yield beside
+    except BaseException:
+        if new and not any(path.is_file() for path in beside.rglob("*")):
+            shutil.rmtree(beside)
+        raise
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(beside, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write(
+    folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], history: list[Any], card: str
+) -> None:
+    """Write a classifier's files into an existing folder."""
+    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, folder / PROMPTS)
+    (folder / CONFIG).write_text(json.dumps({"format": FORMAT} | config, indent=1, ensure_ascii=False) + "\n")
+    (folder / HISTORY).write_text(json.dumps(history) + "\n")
+    (folder / CARD).write_text(card)
+
+
+def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any]]:
+    """Tensors, configuration and history of a classifier.
+
+    Raises:
+        UserError: no such folder, a file that is missing, damaged, or of a newer format.
+    """
+    if not folder.is_dir():
+        raise UserError(f"classifier '{folder}' does not exist: give a folder made by 'vlprompt fit --out'")
+    for name in (CONFIG, PROMPTS):
+        if not (folder / name).is_file():
+            raise UserError(f"classifier '{folder}' has no {name}: copy the whole folder, or fit again")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        history = json.loads((folder / HISTORY).read_text()) if (folder / HISTORY).is_file() else []
+        tensors = load_file(folder / PROMPTS)
+        version = config["format"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"classifier '{folder}' is damaged ({error!r}): copy the whole folder again, or fit again"
+        ) from error
+    if version > FORMAT:
+        raise UserError(
+            f"classifier '{folder}' is of format {version}, this vlprompt reads {FORMAT}: update it"
+        )
+    return tensors, config, history

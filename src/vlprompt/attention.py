@@ -1,0 +1,201 @@
+"""The attention function: all that prompt learning asks of a transformer's attention.
+
+One function, registered with ``transformers.AttentionInterface``, serves every stock model. What
+a layer shall do beyond plain attention reaches it as the keyword ``prompt`` (an
+:class:`AttentionPrompt`), so nothing is stored on the model and nothing has to be undone.
+
+Two things are new to plain attention:
+
+* **Packed causal text.** ``[prefix | suffix 1 | ... | suffix K]`` stands in one row. Every suffix
+  sees the prefix and itself, so the prefix is computed once for all classes and no padding exists.
+* **Key/value prompts.** Extra keys and values that every query sees and that have no output
+  position; as one prompt, or as DPL's mixture over prompts of different lengths.
+
+Shapes: B rows, h heads, T sequence positions, d head width, c prompt keys, C candidates.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+NAME = "vlprompt"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Layout of one packed row: a prefix, then suffixes ordered by length.
+
+    Args:
+        prefix: number of leading positions common to all sequences (0 is allowed).
+        groups: ``(count, length)`` of neighbouring suffixes of equal length, in order.
+    """
+
+    prefix: int
+    groups: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class AttentionPrompt:
+    """What one layer's attention does beyond plain attention over its rows.
+
+    Args:
+        pack: layout of packed causal text; ``None`` means that every position sees every other.
+        key, value: (h, c, d) key/value prompt, or the candidates' prompts one after the other.
+        lengths: context length of each candidate, adding up to c. Needed with ``weights``.
+        weights: (C+1,) mixture weights, softmax(alpha) of DPL; entry 0 is plain attention.
+            ``None``: the key/value prompt is simply there.
+    """
+
+    pack: Pack | None = None
+    key: Tensor | None = None
+    value: Tensor | None = None
+    lengths: tuple[int, ...] = ()
+    weights: Tensor | None = None
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """Softmax attention with the log of its normaliser.
+
+    Args:
+        query: (..., T, d). key, value: (..., S, d).
+
+    Returns:
+        Output (..., T, d) and log-sum-exp of the scores (..., T), the latter at least float32.
+    """
+    scores = _upcast(query @ key.mT * scaling)  # (..., T, S)
+    lse = scores.logsumexp(-1)  # (..., T)
+    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+
+
+def attend_branches(
+    query: Tensor, key: Tensor, value: Tensor, shared: tuple[Tensor, Tensor], length: int, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of n branches of one length, each after the same shared keys.
+
+    Args:
+        query, key, value: (B, h, n * length, d), branch after branch.
+        shared: keys and values (B, h, S, d) that every position sees; S may be 0.
+
+    Returns:
+        Output (B, h, n * length, d) and log-sum-exp (B, h, n * length).
+    """
+    split = (-1, length)
+    q, k, v = (x.unflatten(2, split) for x in (query, key, value))  # (B, h, n, length, d)
+    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    own = (
+        _upcast(q @ k.mT * scaling).masked_fill(future, -torch.inf).flatten(2, 3)
+    )  # (B, h, n*length, length)
+    seen = _upcast(query @ shared[0].mT * scaling)  # (B, h, n*length, S)
+    scores = torch.cat([seen, own], -1)
+    lse = scores.logsumexp(-1)
+    weight = (scores - lse[..., None]).exp().to(value.dtype)
+    of_shared, of_own = weight.split([seen.shape[-1], length], -1)
+    return of_shared @ shared[1] + (of_own.unflatten(2, split) @ v).flatten(2, 3), lse
+
+
+def attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, pack: Pack, shared: tuple[Tensor, Tensor], scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Causal attention over a pack: the prefix, then each suffix after the prefix.
+
+    Args:
+        query, key, value: (B, h, T, d) with T as ``pack`` lays it out.
+        shared: keys and values (B, h, S, d) seen by every position, prefix included.
+
+    Returns:
+        Output (B, h, T, d) and log-sum-exp (B, h, T).
+    """
+    sizes = [pack.prefix, *(count * length for count, length in pack.groups)]
+    parts = list(zip(*(x.split(sizes, 2) for x in (query, key, value)), strict=True))
+    (prefix_q, prefix_k, prefix_v), suffixes = parts[0], parts[1:]
+    done = []
+    if pack.prefix:
+        done.append(attend_branches(prefix_q, prefix_k, prefix_v, shared, pack.prefix, scaling))
+    shared = (torch.cat([shared[0], prefix_k], 2), torch.cat([shared[1], prefix_v], 2))
+    for (q, k, v), (_, length) in zip(suffixes, pack.groups, strict=True):
+        done.append(attend_branches(q, k, v, shared, length, scaling))
+    return torch.cat([o for o, _ in done], 2), torch.cat([lse for _, lse in done], 2)
+
+
+def mix(output: Tensor, lse: Tensor, query: Tensor, prompt: AttentionPrompt, scaling: float) -> Tensor:
+    """DPL's mixture over context lengths in one pass (arXiv 2501.00457, supernet).
+
+    With Z the normaliser of plain attention and Z_c that of candidate c's own keys, attention over
+    both sets of keys is ``Z/(Z+Z_c) * output + Z_c/(Z+Z_c) * output_c``. So the sum over candidates
+    of weight times attention needs plain attention once, plus one pass over all prompt keys:
+    ``Z_c/(Z+Z_c) = sigmoid(log Z_c - log Z)``, which cannot overflow.
+
+    Args:
+        output, lse: plain attention (B, h, T, d) and its log-sum-exp (B, h, T).
+        query: (B, h, T, d).
+        prompt: the candidates' keys, values, lengths and weights.
+
+    Returns:
+        The mixture (B, h, T, d).
+    """
+    assert prompt.key is not None and prompt.value is not None and prompt.weights is not None
+    scores = _upcast(query @ prompt.key.mT * scaling)  # (B, h, T, c)
+    lse_c = torch.stack([s.logsumexp(-1) for s in scores.split(prompt.lengths, -1)], -1)  # (B, h, T, C)
+    share = (lse_c - lse[..., None]).sigmoid()  # (B, h, T, C)
+    weights = prompt.weights.to(share.dtype)
+    plain = weights[0] + (1 - share) @ weights[1:]  # (B, h, T)
+    owner = torch.repeat_interleave(
+        torch.arange(len(prompt.lengths), device=query.device),
+        torch.tensor(prompt.lengths, device=query.device),
+    )  # (c,)
+    own = (scores - lse_c[..., owner]).exp() * (weights[1:] * share)[..., owner]  # (B, h, T, c)
+    return plain[..., None].to(output.dtype) * output + own.to(output.dtype) @ prompt.value
+
+
+def prompt_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    prompt: AttentionPrompt | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of a stock model's layer, with what ``prompt`` adds to it.
+
+    Args:
+        query, key, value: (B, h, T, d).
+        prompt: ``None`` gives the model's ordinary attention.
+
+    Returns:
+        ((B, T, h, d), None), as ``transformers`` expects.
+    """
+    if prompt is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    shared = key[:, :, :0], value[:, :, :0]  # (B, h, 0, d)
+    if prompt.key is not None and prompt.value is not None and prompt.weights is None:
+        rows = query.shape[0]
+        shared = prompt.key.expand(rows, -1, -1, -1), prompt.value.expand(rows, -1, -1, -1)
+    if prompt.pack is not None:
+        output, lse = attend_packed(query, key, value, prompt.pack, shared, scaling)
+    elif prompt.weights is not None:
+        output, lse = attend(query, key, value, scaling)
+    else:
+        key, value = torch.cat([shared[0], key], 2), torch.cat([shared[1], value], 2)
+        output = nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
+        return output.transpose(1, 2), None
+    if prompt.weights is not None:
+        output = mix(output, lse, query, prompt, scaling)
+    return output.transpose(1, 2), None
+
+
+def _upcast(x: Tensor) -> Tensor:
+    """Softmax is done in at least float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+AttentionInterface.register(NAME, prompt_attention)

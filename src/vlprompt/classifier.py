@@ -1,0 +1,325 @@
+"""The classifier that people use: a few labelled images in, predictions for classes by name out.
+
+Follows scikit-learn's conventions: the constructor stores, ``fit`` computes, what was learned ends
+in an underscore.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+import vlprompt
+from vlprompt import artifact, backbone, card
+from vlprompt.data.dataset import Dataset, ImageSource, Item
+from vlprompt.encoder import Encoder
+from vlprompt.errors import UserError
+from vlprompt.inputs import BATCH, Augment, image_features, make_split, plain_pixels
+from vlprompt.lengths import Lengths
+from vlprompt.methods import get_method
+from vlprompt.methods.base import Method
+from vlprompt.metrics import measure
+from vlprompt.progress import track
+from vlprompt.train import Record, TrainOptions, fit
+
+VALIDATION = 4
+"""Images a class that ``fit(X, y)`` holds out for a method that learns on validation images."""
+
+
+class PromptClassifier(ClassifierMixin, BaseEstimator):
+    """Prompt learning for image classification, as an estimator of scikit-learn.
+
+    Args:
+        method: name of a method (``vlprompt methods`` lists them) or a file of your own.
+        model: ``toy``, a local folder or a hub id of a CLIP.
+        settings: changes to the method's published settings, by name.
+        preset: name of another published setting of the method.
+        templates: hand-crafted prompts, each with ``{}``.
+        augment: ``auto`` is the published random crop and flip, and none for the toy backbone, whose
+            pictures are tiny; or ``crop+flip``, ``crop``, ``none``.
+        views: number of augmented views whose features are computed once, for methods without
+            visual prompts; 0 draws fresh ones at every step, as published.
+        seed, device, precision, clip_grad: see :class:`vlprompt.train.TrainOptions`.
+        verbose: show progress.
+
+    Attributes:
+        classes_: (K,) labels as they were given to ``fit``.
+        classnames_: K class names.
+        history_: one record an epoch.
+        method_: the trained method.
+    """
+
+    def __init__(
+        self,
+        method: str = "dpl",
+        model: str = "toy",
+        settings: dict[str, Any] | None = None,
+        preset: str = "",
+        templates: Sequence[str] = ("a photo of a {}.",),
+        augment: Augment | Literal["auto"] = "auto",
+        views: int = 0,
+        seed: int = 1,
+        device: str = "auto",
+        precision: Literal["no", "bf16", "fp16"] = "no",
+        clip_grad: float | None = None,
+        verbose: bool = False,
+    ):
+        self.method = method
+        self.model = model
+        self.settings = settings
+        self.preset = preset
+        self.templates = templates
+        self.augment = augment
+        self.views = views
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.clip_grad = clip_grad
+        self.verbose = verbose
+
+    # Training.
+
+    def fit(
+        self,
+        X: Sequence[ImageSource],  # noqa: N803
+        y: Sequence[Any],
+        X_val: Sequence[ImageSource] | None = None,  # noqa: N803
+        y_val: Sequence[Any] | None = None,
+    ) -> PromptClassifier:
+        """Learn from images (paths, PIL images or arrays) and labels; labels are the class names.
+
+        Without ``X_val``, a method that learns on validation images gets the last few of each class.
+
+        Raises:
+            UserError: see the message.
+        """
+        labels = np.asarray(y)
+        if len(X) != len(labels):
+            raise UserError(f"{len(X)} images and {len(labels)} labels: give one label an image")
+        classes, index = np.unique(labels, return_inverse=True)
+        items = [Item(image, int(label)) for image, label in zip(X, index, strict=True)]
+        val: list[Item] = []
+        if X_val is not None and y_val is not None:
+            position = {label: i for i, label in enumerate(classes.tolist())}
+            unknown = set(np.asarray(y_val).tolist()) - position.keys()
+            if unknown:
+                raise UserError(
+                    f"validation label '{min(unknown, key=str)}' is not among the training labels"
+                )
+            val = [
+                Item(image, position[label])
+                for image, label in zip(X_val, np.asarray(y_val).tolist(), strict=True)
+            ]
+        dataset = Dataset("images", tuple(map(str, classes)), items, val, templates=tuple(self.templates))
+        self.fit_dataset(dataset)
+        self.classes_ = classes
+        return self
+
+    def fit_dataset(self, dataset: Dataset, checkpoints: Path | None = None) -> PromptClassifier:
+        """Learn from a data set's ``train`` (and ``val``) as they are.
+
+        Args:
+            checkpoints: folder for checkpoints; training goes on from what is there.
+        """
+        if len(dataset.classnames) < 2:
+            raise UserError(
+                f"data set '{dataset.name}' has {len(dataset.classnames)} class: give two or more"
+            )
+        kind = get_method(self.method)
+        self._start(kind, dataset)
+        method = self.method_
+        splits = self._splits(dataset)
+        if type(method).see is not Method.see:
+            features = image_features(method.encoder, [i.image for i in dataset.train], self.verbose)
+            method.see(features, splits["train"].labels.to(features.device))
+        self.history_ = fit(method, splits, self._options(), checkpoints, self.verbose)
+        method.eval()
+        return self
+
+    def _start(self, kind: type[Method], dataset: Dataset) -> None:
+        """The untrained method for a data set's classes."""
+        shots = len(dataset.train) // max(len(dataset.classnames), 1)
+        changes = (kind.preset(self.preset) if self.preset else {}) | (self.settings or {})
+        known = {f.name for f in dataclasses.fields(kind.Settings)}
+        for name in changes:
+            if name not in known:
+                raise UserError(
+                    f"method '{kind.name}' has no setting '{name}': there are {', '.join(sorted(known))}"
+                )
+        encoder = Encoder(backbone.load(self.model, backbone.pick_device(self.device)))
+        torch.manual_seed(self.seed)
+        settings = kind.settings_for(shots, **changes)
+        self.method_ = kind(encoder, dataset.classnames, settings, dataset.templates)
+        self.classnames_ = tuple(dataset.classnames)
+        self.classes_ = np.arange(len(self.classnames_))
+
+    def _splits(self, dataset: Dataset) -> dict[str, Any]:
+        stages = [m for m in (self.method_.first_stage(), self.method_) if m is not None]
+        needs_val = any(o.split == "val" for m in stages for o in m.objectives())
+        train, val = list(dataset.train), list(dataset.val)
+        if needs_val and not val:
+            train, val = hold_out(train, VALIDATION)
+        frozen = all(m.vision_prompt() is None for m in stages)
+        augment: Augment = self.augment  # type: ignore[assignment]
+        if self.augment == "auto":
+            augment = "none" if self.model == backbone.TOY else "crop+flip"
+        encoder = self.method_.encoder
+        splits = {"train": make_split(encoder, train, augment, self.views, frozen, self.verbose)}
+        if needs_val:
+            splits["val"] = make_split(encoder, val, "none", frozen=frozen, show=self.verbose)
+        return splits
+
+    def _options(self) -> TrainOptions:
+        return TrainOptions(
+            seed=self.seed, device=self.device, precision=self.precision, clip_grad=self.clip_grad
+        )
+
+    # Prediction.
+
+    @torch.no_grad()
+    def predict_proba(self, X: Sequence[ImageSource]) -> np.ndarray:  # noqa: N803
+        """Probabilities (N, K) of images."""
+        check_is_fitted(self, "method_")
+        encoder = self.method_.encoder
+        predictor, draw = self.method_.predictor(), plain_pixels(encoder, X)
+        batches = torch.arange(len(X)).split(BATCH)
+        done = [
+            predictor(draw(b)).softmax(-1).cpu()
+            for b in track(batches, "predict", len(batches), self.verbose)
+        ]
+        return torch.cat(done).double().numpy() if done else np.empty((0, len(self.classes_)))
+
+    def predict(self, X: Sequence[ImageSource]) -> np.ndarray:  # noqa: N803
+        """Labels (N,) of images."""
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def evaluate(self, items: Sequence[Item]) -> dict[str, float]:
+        """Accuracy, macro-F1, expected calibration error and number of labelled images."""
+        probabilities = self.predict_proba([item.image for item in items])
+        return measure(probabilities, np.array([item.label for item in items]))
+
+    def set_classes(self, classnames: Sequence[str]) -> PromptClassifier:
+        """Classify into other classes from now on, by their names alone.
+
+        Raises:
+            UserError: the method learned something for each class that no other class can use.
+        """
+        check_is_fitted(self, "method_")
+        self.method_.set_classes(classnames)
+        self.classnames_, self.classes_ = tuple(classnames), np.array(classnames)
+        return self
+
+    # Keeping.
+
+    def save(self, folder: str | Path, measured: dict[str, Any] | None = None) -> None:
+        """Write the classifier as a folder.
+
+        Args:
+            measured: what was measured, for the model card, e.g. ``{"test": clf.evaluate(items)}``.
+
+        Raises:
+            UserError: the folder cannot be written, or holds something else.
+        """
+        with artifact.folder_beside(Path(folder)) as beside:
+            self.save_into(beside, measured)
+
+    def save_into(self, folder: Path, measured: dict[str, Any] | None = None) -> None:
+        """Write the classifier's files into an existing folder."""
+        check_is_fitted(self, "method_")
+        method = self.method_
+        config = {
+            "library": f"vlprompt {vlprompt.__version__}",
+            "method": self.method,
+            "settings": dataclasses.asdict(method.settings),
+            "preset": self.preset,
+            "backbone": {"name": method.encoder.backbone.name, "revision": method.encoder.backbone.revision},
+            "classnames": list(self.classnames_),
+            "templates": list(method.templates),
+            "options": dataclasses.asdict(self._options()) | {"augment": self.augment, "views": self.views},
+            "measured": measured or {},
+        }
+        artifact.write(
+            folder,
+            dict(method.named_parameters()),
+            config,
+            self.history_,
+            card.write_card(method.title, config),
+        )
+        lengths = getattr(method, "lengths", None)
+        if isinstance(lengths, Lengths):
+            lengths.save(folder / "lengths.json")
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, model: str = "", device: str = "auto", method: str = ""
+    ) -> PromptClassifier:
+        """Read a classifier; the same backbone is needed.
+
+        Args:
+            model: where the backbone is now, if it is not where it was.
+            method: file of the method, where it was one of your own.
+
+        Raises:
+            UserError: damaged or missing files; the backbone is missing or is another.
+        """
+        folder = Path(folder)
+        tensors, config, history = artifact.read(folder)
+        made_with = config["backbone"]
+        if config["method"].endswith(".py") and not method:
+            raise UserError(
+                f"classifier '{folder}' was made by a method of its own ({config['method']}): name its file"
+            )
+        name = method or config["method"]
+        options = config["options"] | {"device": device}
+        self = cls(
+            name,
+            model or made_with["name"],
+            config["settings"],
+            config["preset"],
+            tuple(config["templates"]),
+            **options,
+        )
+        try:
+            frozen = backbone.load(self.model, backbone.pick_device(device))
+        except UserError as error:
+            raise UserError(
+                f"classifier '{folder}' needs the backbone '{made_with['name']}' (revision "
+                f"{made_with['revision']}): {error}"
+            ) from error
+        if made_with["revision"] and frozen.revision != made_with["revision"]:
+            raise UserError(
+                f"classifier '{folder}' was made with revision {made_with['revision']} of "
+                f"'{made_with['name']}', and '{self.model}' is revision {frozen.revision}: give the same backbone"
+            )
+        kind = get_method(name)
+        settings = kind.Settings(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
+        )
+        self.method_ = kind(
+            Encoder(frozen), config["classnames"], settings, tuple(config["templates"])
+        ).eval()
+        self.method_.load_parameters(tensors)
+        self.classnames_ = tuple(config["classnames"])
+        self.classes_ = np.array(self.classnames_)
+        self.history_: list[Record] = history
+        return self
+
+
+def hold_out(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:
+    """The last ``count`` items of each class, but at most a third of them, set aside."""
+    of_class: dict[int, list[Item]] = {}
+    for item in items:
+        of_class.setdefault(item.label, []).append(item)
+    kept, aside = [], []
+    for members in of_class.values():
+        cut = len(members) - min(count, len(members) // 3)
+        kept += members[:cut]
+        aside += members[cut:]
+    return kept, aside

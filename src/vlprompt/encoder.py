@@ -1,0 +1,208 @@
+"""A frozen backbone with prompts: text and images in, L2-normalised features out.
+
+Three kinds of prompt exist, in either branch (see ``spec``: context tokens at the input, tokens
+replaced at deeper layers, keys and values inside the attention); :class:`Prompt` holds them. The
+text branch never computes what cannot reach the class feature: sequences end at the end-of-text
+token, and the prefix that all sequences share is run once (:class:`Plan`).
+
+Shapes: K sequences (classes), B images, n context length, D width of a branch, E joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vlprompt.attention import AttentionPrompt, Pack
+from vlprompt.backbone import Backbone
+from vlprompt.errors import UserError
+
+Row = tuple[int, ...]
+"""One sequence: token ids, and ``context_slot(i)`` where row i of a context tensor stands."""
+
+
+def context_slot(index: int) -> int:
+    """The entry of a :data:`Row` that stands for row ``index`` of the context."""
+    return -1 - index
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """The key/value prompt of one layer.
+
+    Args:
+        tokens: (c, D) prompt tokens; with ``weights``, the candidates' tokens one after the other.
+        weights: (C+1,) mixture weights over "none" and the C candidates (DPL's supernet).
+        lengths: context length of each candidate; needed with ``weights``.
+    """
+
+    tokens: Tensor
+    weights: Tensor | None = None
+    lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is added to one branch.
+
+    Args:
+        context: tokens of the input. Text: (M, D), or (B, M, D) for a context of its own per image;
+            sequences refer to its rows. Vision: (n, D), appended after the patch tokens.
+        deep: ``deep[i]`` (n, D) replaces the context at the input of layer i + 1. After the last
+            replaced layer the tokens flow on.
+        keys_values: ``keys_values[l]`` is added inside layer l; ``None`` adds nothing there.
+    """
+
+    context: Tensor | None = None
+    deep: Sequence[Tensor] = ()
+    keys_values: Sequence[KeyValue | None] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How K sequences are packed: computed from integers alone, once.
+
+    Args:
+        pack: prefix and groups of suffixes.
+        entries: (T,) the pack's entries: token ids or context slots.
+        positions: (T,) position of each entry in its own sequence.
+        ends: (K,) where in the pack each sequence's last token is.
+    """
+
+    pack: Pack
+    entries: Tensor
+    positions: Tensor
+    ends: Tensor
+
+    @staticmethod
+    def of(rows: Sequence[Row]) -> Plan:
+        """Pack sequences: longest common prefix, then the distinct suffixes ordered by length."""
+        return _plan(tuple(rows))
+
+
+@lru_cache(maxsize=256)
+def _plan(rows: tuple[Row, ...]) -> Plan:
+    first, last = min(rows), max(rows)
+    shortest = min(map(len, rows))
+    common = next((i for i in range(shortest) if first[i] != last[i]), shortest)
+    prefix = min(common, shortest - 1)  # every suffix keeps at least its end-of-text token
+    suffixes = sorted({row[prefix:] for row in rows}, key=lambda s: (len(s), s))
+    groups = tuple((len(list(same)), length) for length, same in groupby(map(len, suffixes)))
+    entries, positions = list(rows[0][:prefix]), list(range(prefix))
+    end_of: dict[Row, int] = {}
+    for suffix in suffixes:
+        entries += suffix
+        positions += range(prefix, prefix + len(suffix))
+        end_of[suffix] = len(entries) - 1
+    ends = torch.tensor([end_of[row[prefix:]] for row in rows])
+    return Plan(Pack(prefix, groups), torch.tensor(entries), torch.tensor(positions), ends)
+
+
+class Encoder:
+    """Encodes text and images with a frozen backbone and prompts."""
+
+    def __init__(self, backbone: Backbone):
+        self.backbone = backbone
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """What cosines are multiplied by to give logits, a scalar."""
+        return self.backbone.logit_scale.exp()
+
+    def tokenize(self, texts: Sequence[str]) -> list[Row]:
+        """Texts -> token ids with start and end token, not padded.
+
+        Raises:
+            UserError: a text is longer than the backbone's positions.
+        """
+        rows = [tuple(ids) for ids in self.backbone.tokenizer(list(texts))["input_ids"]]
+        limit = self.backbone.max_positions
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) > limit:
+                raise UserError(
+                    f"'{text}' has {len(row)} tokens, the backbone reads {limit}: "
+                    "shorten the class name, the template or the context"
+                )
+        return rows
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Token embeddings (n, D) of token ids, e.g. to initialise a context from words."""
+        return self.backbone.embed_tokens(torch.tensor(list(ids), device=self.backbone.device))
+
+    def encode_text(
+        self, rows: Sequence[Row], prompt: Prompt | None = None, normalize: bool = True
+    ) -> Tensor:
+        """Class features of K sequences.
+
+        Args:
+            rows: token ids and context slots, from start to end-of-text token.
+            prompt: context, deep context (stands at positions 1..n) and key/value prompts.
+            normalize: to length 1.
+
+        Returns:
+            (K, E), or (B, K, E) where the context is (B, M, D).
+        """
+        prompt = prompt or Prompt()
+        plan = Plan.of(rows)
+        hidden = self._embed_plan(plan, prompt.context)  # (B or 1, T, D)
+        hidden = self._run(self.backbone.text_layers, hidden, prompt, 1, plan.pack)
+        features = self.backbone.finish_text(hidden[:, plan.ends.to(hidden.device)])  # (B or 1, K, E)
+        features = F.normalize(features, dim=-1) if normalize else features
+        return features if prompt.context is not None and prompt.context.ndim == 3 else features[0]
+
+    def encode_image(self, pixels: Tensor, prompt: Prompt | None = None) -> Tensor:
+        """Image features.
+
+        Args:
+            pixels: (B, 3, H, W), normalised as the backbone wants it.
+            prompt: tokens after the patch tokens, deep tokens and key/value prompts.
+
+        Returns:
+            (B, E), L2-normalised.
+        """
+        prompt = prompt or Prompt()
+        hidden = self.backbone.embed_image(pixels)  # (B, 1 + patches, D)
+        start = hidden.shape[1]
+        if prompt.context is not None:
+            context = prompt.context.to(hidden.dtype).expand(len(hidden), -1, -1)
+            hidden = torch.cat([hidden, context], 1)
+        hidden = self.backbone.enter_vision(hidden)
+        hidden = self._run(self.backbone.vision_layers, hidden, prompt, start, None)
+        return F.normalize(self.backbone.finish_vision(hidden), dim=-1)
+
+    def _embed_plan(self, plan: Plan, context: Tensor | None) -> Tensor:
+        """Entries of a plan -> embeddings with positions (B or 1, T, D)."""
+        device = self.backbone.device
+        entries = plan.entries.to(device)
+        embedded = self.backbone.embed_tokens(entries.clamp(min=0))[None]  # (1, T, D)
+        if context is not None:
+            context = context if context.ndim == 3 else context[None]  # (B or 1, M, D)
+            places = (entries < 0).nonzero()[:, 0]
+            embedded = embedded.expand(len(context), -1, -1).to(context.dtype)
+            embedded = embedded.index_copy(1, places, context[:, -1 - entries[places]])
+        return embedded + self.backbone.text_positions(plan.positions.to(device))
+
+    def _run(
+        self, layers: Sequence[object], hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None
+    ) -> Tensor:
+        """All layers, with deep tokens replaced from position ``start`` and key/value prompts added."""
+        for index, layer in enumerate(layers):
+            if 0 < index <= len(prompt.deep):
+                tokens = prompt.deep[index - 1].to(hidden.dtype).expand(len(hidden), -1, -1)
+                after = hidden[:, start + tokens.shape[1] :]
+                hidden = torch.cat([hidden[:, :start], tokens, after], 1)
+            keys_values = prompt.keys_values[index] if index < len(prompt.keys_values) else None
+            hidden = self.backbone.run_layer(layer, hidden, self._attention(layer, keys_values, pack))
+        return hidden
+
+    def _attention(self, layer: object, prompt: KeyValue | None, pack: Pack | None) -> AttentionPrompt:
+        if prompt is None or not len(prompt.tokens):
+            return AttentionPrompt(pack)
+        key, value = self.backbone.keys_values(layer, prompt.tokens)
+        return AttentionPrompt(pack, key, value, prompt.lengths, prompt.weights)

@@ -1,0 +1,111 @@
+"""Images as the training loop and the predictor want them: pixels, or frozen features where that is all.
+
+Shapes: N images of a split, b of a batch, V cached views, s image side, E joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlprompt.data.dataset import ImageSource, Item
+from vlprompt.data.images import load_images
+from vlprompt.data.transforms import EvalTransform, TrainTransform, image_stats
+from vlprompt.encoder import Encoder
+from vlprompt.progress import track
+from vlprompt.train import Split
+
+Augment = Literal["crop+flip", "crop", "none"]
+Draw = Callable[[Tensor], Tensor]
+"""Positions (b,) -> images (b, 3, s, s) or features (b, E), on the backbone's device."""
+
+BATCH = 64
+KEPT_BYTES = 2 << 30
+"""Prepared pixels up to this size stay in memory; more are prepared again for every batch."""
+
+
+def make_split(
+    encoder: Encoder,
+    items: Sequence[Item],
+    augment: Augment = "none",
+    views: int = 0,
+    frozen: bool = False,
+    show: bool = False,
+) -> Split:
+    """Images for the training loop.
+
+    Args:
+        augment: the published augmentation, the same without the flip, or the plain image.
+        views: number of fixed augmented views whose features are computed once, where ``frozen``;
+            0 draws fresh ones at every step, as published.
+        frozen: no visual prompt is learned, so the features of fixed pixels are constants.
+    """
+    labels = torch.tensor([item.label for item in items], dtype=torch.long)
+    sources = [item.image for item in items]
+    if augment == "none":
+        draw = plain_pixels(encoder, sources, keep=not frozen, show=show)
+        if frozen:
+            draw = _lookup(_features(encoder, draw, len(items), "images", show)[None])
+        return Split(draw, labels)
+    draw = augmented_pixels(encoder, sources, augment, show)
+    if frozen and views:
+        kept = [_features(encoder, draw, len(items), f"view {v + 1}", show) for v in range(views)]
+        draw = _lookup(torch.stack(kept))
+    return Split(draw, labels)
+
+
+def plain_pixels(
+    encoder: Encoder, sources: Sequence[ImageSource], keep: bool = False, show: bool = False
+) -> Draw:
+    """Images as the backbone's processor prepares them; kept in memory on demand where they fit."""
+    transform = EvalTransform(encoder.backbone.processor)
+    device, dtype = encoder.backbone.device, encoder.backbone.dtype
+
+    def draw(positions: Tensor) -> Tensor:
+        return transform([sources[i] for i in positions.tolist()]).to(device, dtype)
+
+    size = 4 * 3 * encoder.backbone.image_size**2 * len(sources)
+    if not keep or size > KEPT_BYTES:
+        return draw
+    batches = torch.arange(len(sources)).split(BATCH)
+    kept = [draw(b).cpu() for b in track(batches, "images", len(batches), show)]
+    pixels = torch.cat(kept) if kept else torch.empty(0)
+    return lambda positions: pixels[positions].to(device)
+
+
+def augmented_pixels(encoder: Encoder, sources: Sequence[ImageSource], augment: Augment, show: bool) -> Draw:
+    """Random resized crops (scale 0.08 to 1, bicubic) and flips, drawn at every call."""
+    stats = image_stats(encoder.backbone.processor)
+    transform = TrainTransform(stats.size, stats.mean, stats.std, flip=augment == "crop+flip")
+    device, dtype = encoder.backbone.device, encoder.backbone.dtype
+    images = load_images(sources, side=2 * stats.size, progress=show)
+
+    def draw(positions: Tensor) -> Tensor:
+        return transform([images[i].to(device) for i in positions.tolist()]).to(dtype)
+
+    return draw
+
+
+def image_features(encoder: Encoder, sources: Sequence[ImageSource], show: bool = False) -> Tensor:
+    """Frozen features (N, E) of images without augmentation."""
+    return _features(encoder, plain_pixels(encoder, sources), len(sources), "images", show)
+
+
+@torch.no_grad()
+def _features(encoder: Encoder, draw: Draw, count: int, what: str, show: bool) -> Tensor:
+    batches = torch.arange(count).split(BATCH)
+    done = [encoder.encode_image(draw(b)) for b in track(batches, what, len(batches), show)]
+    return torch.cat(done) if done else torch.empty(0, encoder.backbone.joint_width)
+
+
+def _lookup(kept: Tensor) -> Draw:
+    """Features (V, N, E) -> for positions (b,) those of one view drawn at random each, (b, E)."""
+
+    def draw(positions: Tensor) -> Tensor:
+        view = torch.randint(len(kept), positions.shape)
+        return kept[view.to(kept.device), positions.to(kept.device)]
+
+    return draw

@@ -1,0 +1,60 @@
+"""The methods, found by looking into this folder: one file each, nothing to register."""
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from functools import cache
+from pathlib import Path
+
+from vlprompt.errors import UserError
+from vlprompt.methods.base import Method
+
+
+@cache
+def all_methods() -> dict[str, type[Method]]:
+    """Name -> class of every method of this package, by year."""
+    names = [m.name for m in pkgutil.iter_modules(__path__) if m.name != "base"]
+    found = [_method_in(importlib.import_module(f"{__name__}.{name}")) for name in names]
+    return {m.name: m for m in sorted(filter(None, found), key=lambda m: (m.year, m.name))}
+
+
+def get_method(name: str) -> type[Method]:
+    """A method by name, or from a file of your own (``my_method.py``).
+
+    Raises:
+        UserError: no such method or file; lists the methods there are.
+    """
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    if name not in all_methods():
+        raise UserError(
+            f"unknown method '{name}': there are {', '.join(all_methods())}, or give a file my_method.py"
+        )
+    return all_methods()[name]
+
+
+def _from_file(path: Path) -> type[Method]:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"method file '{path}' does not exist: give the path of a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    method = _method_in(module)
+    if method is None:
+        raise UserError(f"'{path}' holds no subclass of vlprompt.methods.base.Method with a 'name': add one")
+    return method
+
+
+def _method_in(module: object) -> type[Method] | None:
+    """The method that a module defines: its last subclass of ``Method`` with a name of its own."""
+    here = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Method)
+        and "name" in vars(value)
+        and value.__module__ == getattr(module, "__name__", None)
+    ]
+    return here[-1] if here else None

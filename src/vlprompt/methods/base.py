@@ -1,0 +1,331 @@
+"""What every method is: parameters, prompts made of them, and a loss.
+
+A method is one file in this folder with one subclass of :class:`Method`. It says what it learns in
+``build``, how prompts follow from that in ``text_prompt`` and ``vision_prompt``, and, where it is
+not plain cross-entropy, its ``loss``. Nothing is registered anywhere.
+
+Shapes: B images, K classes, E joint width, n context length, D width of a branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlprompt.encoder import Encoder, Prompt, Row, context_slot
+from vlprompt.errors import UserError
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+
+Losses = dict[str, Tensor]
+"""Named scalars of one batch; ``"loss"`` is the one to minimise, the others are logged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Published training settings common to the methods of the field."""
+
+    lr: float = 0.002
+    """learning rate of SGD after one epoch of warm-up at 1e-5; cosine decay, stepped once an epoch"""
+    epochs: int = 50
+    """passes over the training images"""
+    batch_size: int = 32
+    """images a step"""
+    momentum: float = 0.9
+    """momentum of SGD"""
+    weight_decay: float = 5e-4
+    """weight decay of SGD"""
+
+
+class Batch(NamedTuple):
+    """Images and their labels.
+
+    ``images`` are pixels (B, 3, H, W) or, where no visual prompt is learned, image features (B, E).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One loss, the parameters that it moves, and how: the training loop takes these in turn.
+
+    Args:
+        loss: batch -> named losses.
+        optimizer: owns the parameters.
+        split: which images the batch is drawn from.
+        scheduled: whether the learning rate follows the schedule of the field.
+    """
+
+    loss: Callable[[Batch], Losses]
+    optimizer: torch.optim.Optimizer
+    split: Literal["train", "val"] = "train"
+    scheduled: bool = True
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that this objective moves."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+class Method(nn.Module):
+    """A way to adapt a frozen backbone to named classes.
+
+    Args:
+        encoder: the frozen backbone with prompts.
+        classnames: K names; equal names are allowed and stay separate classes.
+        settings: an instance of the method's ``Settings``; published values by default.
+        templates: the data set's hand-crafted prompts, each with ``{}``.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    year: ClassVar[int]
+    learns: ClassVar[str]
+    Settings: ClassVar[type[Settings]] = Settings
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Other published settings, by name: what differs from the defaults."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        classnames: Sequence[str],
+        settings: Any = None,
+        templates: Sequence[str] = ("a photo of a {}.",),
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.settings: Any = settings or self.Settings()
+        self.templates = tuple(templates)
+        self.classnames = tuple(classnames)
+        self.build()
+        self.set_classes(classnames)
+
+    # What a method says.
+
+    def build(self) -> None:
+        """Create the parameters."""
+
+    def rows(self, classnames: Sequence[str]) -> list[Row]:
+        """One sequence a class; by default the first template with the name in it."""
+        return self.encoder.tokenize([fill(self.templates[0], name) for name in classnames])
+
+    def text_prompt(self) -> Prompt | None:
+        """Prompt of the text branch, made of the parameters."""
+        return None
+
+    def vision_prompt(self) -> Prompt | None:
+        """Prompt of the vision branch, made of the parameters; ``None`` leaves images alone."""
+        return None
+
+    def loss(self, batch: Batch) -> Losses:
+        """What to minimise; by default the cross-entropy of the logits."""
+        return {"loss": F.cross_entropy(self(batch.images), batch.labels)}
+
+    def see(self, features: Tensor, labels: Tensor) -> None:
+        """Called before training where overridden: frozen image features (N, E) and labels (N,)."""
+
+    # What follows.
+
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """Use these classes from now on; what is learned stays."""
+        self.classnames = tuple(classnames)
+        self.sequences = self.rows(self.classnames)
+
+    def class_features(self) -> Tensor:
+        """(K, E), L2-normalised."""
+        return self.encoder.encode_text(self.sequences, self.text_prompt())
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """(B, E), L2-normalised; features given are features returned."""
+        return images if images.ndim == 2 else self.encoder.encode_image(images, self.vision_prompt())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of pixels (B, 3, H, W) or image features (B, E)."""
+        return self.logits(self.image_features(images), self.class_features())
+
+    def logits(self, image_features: Tensor, class_features: Tensor) -> Tensor:
+        """Scaled cosines: (B, E), (K, E) -> (B, K)."""
+        return self.encoder.logit_scale * image_features @ class_features.mT
+
+    def predictor(self) -> Callable[[Tensor], Tensor]:
+        """A function from images to logits with all that does not depend on the image done once."""
+        class_features = self.class_features()
+        return lambda images: self.logits(self.image_features(images), class_features)
+
+    def objectives(self) -> list[Objective]:
+        """What a training step does, in order."""
+        parameters = list(self.parameters())
+        return [Objective(self.loss, self.sgd(parameters))] if parameters else []
+
+    def sgd(self, parameters: Sequence[nn.Parameter]) -> torch.optim.SGD:
+        """The field's optimiser with this method's settings."""
+        s = self.settings
+        return torch.optim.SGD(parameters, s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+
+    def backward(self, losses: Losses, backward: Callable[[Tensor], None]) -> None:
+        """Put gradients on the parameters; ``backward`` is the loop's own (scaling, processes)."""
+        backward(losses["loss"])
+
+    def first_stage(self) -> Method | None:
+        """A method to train before this one, whose outcome ``inherit`` takes."""
+        return None
+
+    def inherit(self, trained: Method) -> None:
+        """Take over what the first stage found."""
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """Called when epoch ``epoch`` (from 0) of ``epochs`` has ended."""
+
+    def epoch_record(self) -> dict[str, Any]:
+        """What the log keeps of this epoch beside the losses; plain numbers and lists."""
+        return {}
+
+    @classmethod
+    def settings_for(cls, shots: int | None, **changes: Any) -> Any:
+        """Published settings for a number of shots, with changes."""
+        return cls.Settings(**changes)
+
+    @classmethod
+    def preset(cls, name: str) -> dict[str, Any]:
+        """Values of a named preset.
+
+        Raises:
+            UserError: no such preset.
+        """
+        if name not in cls.presets:
+            there = ", ".join(cls.presets) or "none"
+            raise UserError(f"method '{cls.name}' has no preset '{name}': there is {there}")
+        return cls.presets[name]
+
+    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
+        """Set what was learned, by parameter name.
+
+        Raises:
+            UserError: other names or shapes than the method's.
+        """
+        own = dict(self.named_parameters())
+        if own.keys() != tensors.keys() or any(
+            own[k].shape != tensors[k].shape for k in own if own[k].numel()
+        ):
+            raise UserError(
+                f"these prompts do not fit method '{self.name}' with its settings and classes: "
+                "they were damaged, or made by another version"
+            )
+        for name, parameter in own.items():
+            parameter.data = tensors[name].to(parameter.device)
+
+
+# What methods share.
+
+
+def fill(template: str, name: str) -> str:
+    """A template with the class name in it; underscores become spaces, braces in names are kept."""
+    return template.replace("{}", name.replace("_", " "), 1)
+
+
+def learnable_rows(
+    encoder: Encoder,
+    classnames: Sequence[str],
+    n_ctx: int,
+    words: str = "",
+    position: Literal["end", "middle", "front"] = "end",
+    class_specific: bool = False,
+) -> list[Row]:
+    """Sequences "start, context, class name, full stop, end" of CoOp (arXiv 2109.01134, section 3.2).
+
+    Args:
+        words: the prompt's words; the first n_ctx of their tokens give way to the context, the rest
+            stays frozen in front of the class name.
+        position: where the class name stands: at the end, in the middle or in front of the context.
+        class_specific: class k uses rows k * n_ctx ... of the context instead of sharing one.
+
+    Raises:
+        UserError: a sequence would be longer than the backbone's positions.
+    """
+    names = [fill("{}", name) for name in classnames]
+    sentences = encoder.tokenize([f"{words} {name}.".lstrip() for name in names])
+    replaced = n_ctx if words else 0
+    result = []
+    for k, (name, sentence) in enumerate(zip(encoder.tokenize(names), sentences, strict=True)):
+        offset = k * n_ctx if class_specific else 0
+        context = tuple(context_slot(offset + i) for i in range(n_ctx))
+        start, body, end = sentence[:1], sentence[1 + replaced : -1], sentence[-1:]
+        cut = len(name) - 2  # tokens of the name alone
+        half = n_ctx // 2
+        row = {
+            "end": start + context + body + end,
+            "middle": start + context[:half] + body[:cut] + context[half:] + body[cut:] + end,
+            "front": start + body[:cut] + context + body[cut:] + end,
+        }[position]
+        if len(row) > encoder.backbone.max_positions:
+            raise UserError(
+                f"class '{classnames[k]}' with {n_ctx} context tokens needs {len(row)} positions, the "
+                f"backbone has {encoder.backbone.max_positions}: shorten the name or the context"
+            )
+        result.append(row)
+    return result
+
+
+def context_parameter(encoder: Encoder, n_ctx: int, words: str = "", copies: int = 1) -> nn.Parameter:
+    """A text context (copies * n_ctx, D): the embeddings of words, or N(0, 0.02^2).
+
+    Raises:
+        UserError: fewer words than context tokens.
+    """
+    if not words:
+        return random_tokens(copies * n_ctx, encoder.backbone.text_width, encoder)
+    ids = encoder.tokenize([words])[0][1:-1]
+    if len(ids) < n_ctx:
+        raise UserError(
+            f"'{words}' has {len(ids)} tokens, the context {n_ctx}: give more words or lower n_ctx"
+        )
+    return nn.Parameter(encoder.embed(ids[:n_ctx]).detach().float().repeat(copies, 1))
+
+
+def random_tokens(count: int, width: int, encoder: Encoder, std: float = 0.02) -> nn.Parameter:
+    """Learnable tokens (count, width) from N(0, std^2), drawn on the CPU so that a device does not matter."""
+    return nn.Parameter((torch.randn(count, width) * std).to(encoder.backbone.device))
+
+
+def deep_tokens(encoder: Encoder, depth: int, n_ctx: int, width: int) -> nn.ParameterList:
+    """Tokens (n_ctx, width) for the layers after the first of ``depth`` prompted ones."""
+    return nn.ParameterList(random_tokens(n_ctx, width, encoder) for _ in range(depth - 1))
+
+
+def check_depth(depth: int, layers: Sequence[Any], branch: str) -> int:
+    """Number of layers to prompt: ``depth``, or all where the backbone has fewer.
+
+    Raises:
+        UserError: less than one.
+    """
+    if depth < 1:
+        raise UserError(f"depth {depth} in the {branch} branch: give 1 to {len(layers)}")
+    return min(depth, len(layers))
+
+
+def distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of logits (B, K), averaged over images and classes as the releases do."""
+    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).mean()
+
+
+def template_features(
+    encoder: Encoder, classnames: Sequence[str], templates: Sequence[str], normalize_each: bool = True
+) -> Tensor:
+    """Class features of frozen CLIP (K, E): the mean over templates, normalised.
+
+    Args:
+        normalize_each: normalise each template's features before the mean, as CLIP's authors do.
+    """
+    texts = [[fill(template, name) for name in classnames] for template in templates]
+    with torch.no_grad():
+        each = [encoder.encode_text(encoder.tokenize(t), normalize=normalize_each) for t in texts]
+        return F.normalize(torch.stack(each).mean(0), dim=-1)

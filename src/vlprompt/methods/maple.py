@@ -1,0 +1,65 @@
+"""MaPLe, Multi-modal Prompt Learning (arXiv 2210.03117): visual prompts are projected text prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from vlprompt.encoder import Prompt, Row
+from vlprompt.methods import base
+from vlprompt.methods.base import Method, check_depth, context_parameter, deep_tokens, learnable_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(base.Settings):
+    """MaPLe."""
+
+    lr: float = 0.0035
+    """learning rate of SGD"""
+    epochs: int = 5
+    """passes over the training images"""
+    batch_size: int = 4
+    """images a step"""
+    n_ctx: int = 2
+    """context length in every prompted layer"""
+    depth: int = 9
+    """prompted layers of both branches; more than the backbone has means all"""
+    ctx_init: str = "a photo of a"
+    """words of the prompt; the first n_ctx of their tokens start the context, the rest stays frozen"""
+
+
+class MaPLe(Method):
+    """MaPLe: a linear coupling function per layer maps the text prompt to the visual one (eq. 6)."""
+
+    name = "maple"
+    title = "MaPLe"
+    paper = "2210.03117"
+    year = 2023
+    learns = "text context and its projection to visual tokens, deep"
+    Settings = Settings
+    presets = {"cross-dataset": {"depth": 3, "epochs": 2}}  # noqa: RUF012
+
+    def build(self) -> None:
+        """Text tokens (n, D_text) and a coupling D_text -> D_vision for each of ``depth`` layers."""
+        s, backbone = self.settings, self.encoder.backbone
+        layers = min(backbone.text_layers, backbone.vision_layers, key=len)
+        depth = check_depth(s.depth, layers, "shallower")
+        widths = backbone.text_width, backbone.vision_width
+        self.ctx = context_parameter(self.encoder, s.n_ctx, s.ctx_init)
+        self.text_deep = deep_tokens(self.encoder, depth, s.n_ctx, backbone.text_width)
+        self.couplings = nn.ModuleList(nn.Linear(*widths) for _ in range(depth)).to(backbone.device)
+
+    def rows(self, classnames: Sequence[str]) -> list[Row]:
+        """[start][context][remaining words][class name][.][end]."""
+        return learnable_rows(self.encoder, classnames, self.settings.n_ctx, self.settings.ctx_init)
+
+    def text_prompt(self) -> Prompt:
+        """Context at the input and at each further prompted layer."""
+        return Prompt(self.ctx, tuple(self.text_deep))
+
+    def vision_prompt(self) -> Prompt:
+        """The text tokens through the coupling functions."""
+        first, *deep = [f(p) for f, p in zip(self.couplings, [self.ctx, *self.text_deep], strict=True)]
+        return Prompt(first, deep)

@@ -1,0 +1,53 @@
+"""VPT, Visual Prompt Tuning (arXiv 2203.12119), with CLIP's text branch as the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vlprompt.encoder import Prompt, Row
+from vlprompt.methods import base
+from vlprompt.methods.base import DEFAULT_TEMPLATE, Method, check_depth, deep_tokens, fill, random_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(base.Settings):
+    """VPT."""
+
+    lr: float = 0.0025
+    """learning rate of SGD"""
+    epochs: int = 5
+    """passes over the training images"""
+    batch_size: int = 4
+    """images a step"""
+    n_ctx: int = 8
+    """visual tokens in every prompted layer"""
+    depth: int = 12
+    """prompted layers; 1 is VPT-shallow. More than the backbone has means all"""
+
+
+class VPT(Method):
+    """VPT: tokens after the patch tokens, replaced by fresh ones at every further prompted layer."""
+
+    name = "vpt"
+    title = "VPT"
+    paper = "2203.12119"
+    year = 2022
+    learns = "visual tokens"
+    Settings = Settings
+    presets = {"shallow": {"depth": 1}, "deep": {"depth": 12}}  # noqa: RUF012
+
+    def build(self) -> None:
+        """Tokens N(0, 0.02^2), (n, D) for each of ``depth`` layers."""
+        s, backbone = self.settings, self.encoder.backbone
+        depth = check_depth(s.depth, backbone.vision_layers, "vision")
+        self.vision_ctx = random_tokens(s.n_ctx, backbone.vision_width, self.encoder)
+        self.vision_deep = deep_tokens(self.encoder, depth, s.n_ctx, backbone.vision_width)
+
+    def rows(self, classnames: Sequence[str]) -> list[Row]:
+        """The frozen words "a photo of a {}."."""
+        return self.encoder.tokenize([fill(DEFAULT_TEMPLATE, name) for name in classnames])
+
+    def vision_prompt(self) -> Prompt:
+        """Tokens at the input and at each further prompted layer."""
+        return Prompt(self.vision_ctx, tuple(self.vision_deep))

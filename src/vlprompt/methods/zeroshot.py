@@ -1,0 +1,36 @@
+"""Zero-shot CLIP: class features from hand-crafted templates; nothing is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vlprompt.methods import base
+from vlprompt.methods.base import Method, template_features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(base.Settings):
+    """Zero-shot CLIP."""
+
+    epochs: int = 0
+    """nothing is trained"""
+    ensemble: bool = True
+    """mean of the class features over all templates of the data set; otherwise the first template alone"""
+
+
+class ZeroShot(Method):
+    """Zero-shot CLIP (arXiv 2103.00020, section 3.1.4)."""
+
+    name = "zeroshot"
+    title = "Zero-shot CLIP"
+    paper = "2103.00020"
+    year = 2021
+    learns = "nothing"
+    Settings = Settings
+
+    def class_features(self) -> Tensor:
+        """Each template's features normalised, their mean normalised: (K, E)."""
+        templates = self.templates if self.settings.ensemble else self.templates[:1]
+        return template_features(self.encoder, self.classnames, templates)
