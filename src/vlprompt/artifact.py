@@ -56,6 +56,11 @@ def folder_beside(target: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def drop_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished training."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
 def write(
     folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], history: list[Any], card: str
 ) -> None:

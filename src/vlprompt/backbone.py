@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPModel
 
 from vlprompt import attention
+from vlprompt.activation import fuse_activations
 from vlprompt.attention import AttentionPrompt
 from vlprompt.errors import UserError
 
@@ -39,6 +40,7 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.processor = tokenizer, processor
         self.name, self.revision = name, revision
+        fuse_activations(model)
         text, vision = model.text_model, model.vision_model
         text.set_attn_implementation(attention.NAME)
         vision.set_attn_implementation(attention.NAME)

@@ -296,7 +296,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         if made_with["revision"] and frozen.revision != made_with["revision"]:
             raise UserError(
                 f"classifier '{folder}' was made with revision {made_with['revision']} of "
-                f"'{made_with['name']}', and '{self.model}' is revision {frozen.revision}: give the same backbone"
+                f"'{made_with['name']}', and '{self.model}' is {frozen.revision}: give the same backbone"
             )
         kind = get_method(name)
         settings = kind.Settings(

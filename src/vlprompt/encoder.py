@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 
+import psutil
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vlprompt.attention import AttentionPrompt, Pack
 from vlprompt.backbone import Backbone
@@ -25,6 +27,17 @@ from vlprompt.errors import UserError
 
 Row = tuple[int, ...]
 """One sequence: token ids, and ``context_slot(i)`` where row i of a context tensor stands."""
+
+
+KEPT_PER_TOKEN = 11
+"""Hidden states, in widths, that one layer keeps of one token for the backward pass (measured: 10.4)."""
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def context_slot(index: int) -> int:
@@ -105,10 +118,18 @@ def _plan(rows: tuple[Row, ...]) -> Plan:
 
 
 class Encoder:
-    """Encodes text and images with a frozen backbone and prompts."""
+    """Encodes text and images with a frozen backbone and prompts.
 
-    def __init__(self, backbone: Backbone):
+    Args:
+        backbone: the frozen dual encoder.
+        memory: bytes that the text branch may keep for the backward pass; beyond it, classes are
+            taken in chunks whose hidden states are computed again in the backward pass (exact).
+            ``None`` takes half of what is free.
+    """
+
+    def __init__(self, backbone: Backbone, memory: int | None = None):
         self.backbone = backbone
+        self.memory = memory
 
     @property
     def logit_scale(self) -> Tensor:
@@ -149,6 +170,19 @@ class Encoder:
             (K, E), or (B, K, E) where the context is (B, M, D).
         """
         prompt = prompt or Prompt()
+        chunks = self._chunks(rows, prompt)
+        if len(chunks) == 1:
+            return self._encode_pack(rows, prompt, normalize)
+        done = [
+            checkpoint(
+                self._encode_pack, chunk, prompt, normalize, use_reentrant=False, preserve_rng_state=False
+            )
+            for chunk in chunks
+        ]
+        return torch.cat(done, -2)
+
+    def _encode_pack(self, rows: Sequence[Row], prompt: Prompt, normalize: bool) -> Tensor:
+        """Class features of sequences in one pack."""
         plan = Plan.of(rows)
         hidden = self._embed_plan(plan, prompt.context)  # (B or 1, T, D)
         hidden = self._run(self.backbone.text_layers, hidden, prompt, 1, plan.pack)
@@ -175,6 +209,22 @@ class Encoder:
         hidden = self.backbone.enter_vision(hidden)
         hidden = self._run(self.backbone.vision_layers, hidden, prompt, start, None)
         return F.normalize(self.backbone.finish_vision(hidden), dim=-1)
+
+    def _chunks(self, rows: Sequence[Row], prompt: Prompt) -> list[Sequence[Row]]:
+        """Sequences in as few chunks as the memory allows; one where nothing is kept for a backward pass."""
+        if not torch.is_grad_enabled() or len(rows) == 1:
+            return [rows]
+        images = len(prompt.context) if prompt.context is not None and prompt.context.ndim == 3 else 1
+        plan = Plan.of(rows)
+        layers, width = len(self.backbone.text_layers), self.backbone.text_width
+        size = self.backbone.dtype.itemsize
+        each = images * layers * KEPT_PER_TOKEN * width * size
+        budget = self.memory if self.memory is not None else free_memory(self.backbone.device) // 2
+        suffixes = len(plan.entries) - plan.pack.prefix
+        room = max(budget // each - plan.pack.prefix, 1)  # suffix tokens in one chunk
+        count = min(-(-suffixes // room), len(rows))
+        step = -(-len(rows) // count)
+        return [rows[i : i + step] for i in range(0, len(rows), step)]
 
     def _embed_plan(self, plan: Plan, context: Tensor | None) -> Tensor:
         """Entries of a plan -> embeddings with positions (B or 1, T, D)."""

@@ -13,7 +13,9 @@ from PIL import Image
 class Rendered(Protocol):
     """A picture that is drawn when it is opened (the toy world)."""
 
-    def open(self) -> Image.Image: ...
+    def open(self) -> Image.Image:
+        """The picture."""
+        ...
 
 
 ImageSource = str | Path | Image.Image | np.ndarray | Rendered

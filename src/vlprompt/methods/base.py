@@ -162,7 +162,7 @@ class Method(nn.Module):
 
     def objectives(self) -> list[Objective]:
         """What a training step does, in order."""
-        parameters = list(self.parameters())
+        parameters = [p for p in self.parameters() if p.requires_grad]
         return [Objective(self.loss, self.sgd(parameters))] if parameters else []
 
     def sgd(self, parameters: Sequence[nn.Parameter]) -> torch.optim.SGD:

@@ -6,27 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from vlprompt.errors import UserError
 from vlprompt.methods import base
-from vlprompt.methods.base import Batch, Losses, Method, Objective
+from vlprompt.methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(base.Settings):
     """Linear probe."""
 
-    epochs: int = 1
-    """calls of the optimiser, each up to max_iterations steps of L-BFGS over all images"""
-    batch_size: int = 1 << 30
-    """all images at once"""
-    max_iterations: int = 500
+    epochs: int = 0
+    """solved at once, not trained in epochs"""
+    c: float = 316.0
+    """inverse strength of the L2 penalty, for features of length 1"""
+    max_iterations: int = 1000
     """largest number of L-BFGS steps"""
-    l2: float = 1e-3
-    """weight of the squared weights, relative to the mean cross-entropy"""
-    scale: float = 10.0
-    """length of the image features, which come in with length 1"""
 
 
 class LinearProbe(Method):
@@ -40,24 +37,30 @@ class LinearProbe(Method):
     Settings = Settings
 
     def build(self) -> None:
-        """Weights (K, E) and biases (K,), zero."""
-        self.weight = nn.Parameter(torch.zeros(len(self.classnames), self.encoder.backbone.joint_width))
-        self.bias = nn.Parameter(torch.zeros(len(self.classnames)))
-        self.to(self.encoder.backbone.device)
+        """Weights (K, E) and biases (K,), zero until the images are seen."""
+        k, backbone = len(self.classnames), self.encoder.backbone
+        self.weight = nn.Parameter(torch.zeros(k, backbone.joint_width, device=backbone.device), False)
+        self.bias = nn.Parameter(torch.zeros(k, device=backbone.device), False)
 
     def set_classes(self, classnames: Sequence[str]) -> None:
-        """Only as many classes as were trained."""
-        if len(classnames) != len(self.bias):
+        """Only the classes that were trained."""
+        if tuple(classnames) != self.classnames:
             raise UserError(
-                f"a linear probe for {len(self.bias)} classes cannot serve {len(classnames)} others: "
-                "use a method that learns prompts"
+                "a linear probe knows only the classes that it was trained on: "
+                "use a method that learns prompts for other class names"
             )
         super().set_classes(classnames)
 
+    def see(self, features: Tensor, labels: Tensor) -> None:
+        """Solve the regression on the training images' features (N, E)."""
+        solver = LogisticRegression(C=self.settings.c, max_iter=self.settings.max_iterations)
+        solver.fit(features.double().cpu().numpy(), labels.cpu().numpy())
+        weight, bias = torch.from_numpy(solver.coef_), torch.from_numpy(solver.intercept_)
+        if len(solver.classes_) == 2:  # one row: the log-odds of the second class
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""
-        return self.settings.scale * self.image_features(images) @ self.weight.T + self.bias
-
-    def loss(self, batch: Batch) -> Losses:
-        """Cross-entropy with a penalty on the weights."""
-        return {"loss": super().loss(batch)["loss"] + self.settings.l2 * self.weight.square().sum()}
+        return self.image_features(images) @ self.weight.T + self.bias

@@ -1,0 +1,83 @@
+"""From images to pixels: what the backbone's processor does, and the augmentation of the field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import cpu_count
+from typing import Any
+
+import kornia.augmentation as K
+import torch
+from torch import Tensor
+
+from vlprompt.data.dataset import ImageSource
+from vlprompt.data.images import open_image
+
+
+@dataclass(frozen=True)
+class ImageStats:
+    """What a processor of ``transformers`` makes of an image: side, and mean and deviation a channel."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def image_stats(processor: Any) -> ImageStats:
+    """Side, mean and deviation of a processor's output."""
+    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    side = crop.get("height") or crop.get("shortest_edge")
+    return ImageStats(int(side), tuple(processor.image_mean), tuple(processor.image_std))
+
+
+class EvalTransform:
+    """Images as the backbone's own processor prepares them (resize, centre crop, normalise)."""
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+
+    def __call__(self, sources: Sequence[ImageSource]) -> Tensor:
+        """Images -> (B, 3, s, s); decoding in parallel."""
+        with ThreadPoolExecutor(cpu_count()) as workers:
+            images = list(workers.map(open_image, sources))
+        return self.processor(images=images, return_tensors="pt")["pixel_values"]
+
+
+class TrainTransform:
+    """Random resized crop, horizontal flip and normalisation, drawn from torch's generator.
+
+    Args:
+        size: side of the output.
+        scale: share of the area that a crop takes.
+        flip: whether half of the images are mirrored.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        scale: tuple[float, float] = (0.08, 1.0),
+        flip: bool = True,
+    ):
+        crop = K.RandomResizedCrop(
+            (size, size), scale, (3 / 4, 4 / 3), resample="BICUBIC", cropping_mode="slice"
+        )
+        steps = [crop, *([K.RandomHorizontalFlip(0.5)] if flip else [])]
+        self.augment = K.AugmentationSequential(*steps, same_on_batch=False)
+        self.size = size
+        self.mean, self.std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
+
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
+        """uint8 images (3, H, W) of any sizes -> (B, 3, size, size); images of one size go together."""
+        device = images[0].device
+        out = torch.empty(len(images), 3, self.size, self.size, device=device)
+        groups: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(image.shape, []).append(index)
+        for members in groups.values():
+            batch = torch.stack([images[i] for i in members]).float() / 255
+            out[members] = self.augment(batch).clamp(0, 1)
+        return (out - self.mean.to(device)) / self.std.to(device)

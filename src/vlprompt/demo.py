@@ -1,0 +1,86 @@
+"""The main job on real data without a download: zero-shot, CoOp and DPL on handwritten digits."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vlprompt import artifact, data
+from vlprompt.classifier import PromptClassifier
+from vlprompt.lengths import Lengths
+from vlprompt.report import Run, write_report
+
+DATA = "toy:digits"
+METHODS: dict[str, dict[str, Any]] = {"zeroshot": {}, "coop": {}, "dpl": {}}
+"""Methods in the demo and what it changes in their published settings."""
+
+
+def run(out: Path, seeds: Sequence[int], shots: int, as_json: bool) -> None:
+    """Fit every method with every seed, write tuned prompts and a report below ``out``, print a table."""
+    runs: list[Run] = []
+    pool = data.load(DATA)
+    for seed in seeds:
+        dataset = data.few_shot(pool, shots, seed, strict=True)
+        for method, changes in METHODS.items():
+            target = out / (method if len(seeds) == 1 else f"{method}-seed{seed}")
+            runs.append(_fit(dataset, method, changes, seed, target))
+    report = out / "report.html"
+    command = shlex.join(["vlprompt", "demo", "--seeds", *map(str, seeds), "--shots", str(shots)])
+    write_report(report, runs, title="Handwritten digits", dataset=DATA, command=command)
+    _print(runs, report, out, as_json)
+
+
+def _fit(dataset: data.Dataset, method: str, changes: dict[str, Any], seed: int, target: Path) -> Run:
+    classifier = PromptClassifier(method, settings=changes, seed=seed, verbose=True)
+    with artifact.folder_beside(target) as beside:
+        start = time.perf_counter()
+        classifier.fit_dataset(dataset, beside / "checkpoints")
+        seconds = time.perf_counter() - start
+        measured = {"test": classifier.evaluate(dataset.test)}
+        classifier.save_into(beside, measured)
+        artifact.drop_checkpoints(beside)
+    fitted = classifier.method_
+    lengths = getattr(fitted, "lengths", None)
+    return Run(
+        fitted.title, method, seed, measured, classifier.history_, lengths, seconds, classifier.classnames_
+    )
+
+
+def _print(runs: Sequence[Run], report: Path, out: Path, as_json: bool) -> None:
+    accuracy = {
+        m: [r.measured["test"]["accuracy"] for r in runs if r.method == m]
+        for m in dict.fromkeys(r.method for r in runs)
+    }
+    if as_json:
+        print(json.dumps({"accuracy": accuracy, "report": str(report)}))
+        return
+    console = Console()
+    table = Table("method", "test accuracy", "seeds", title="Real handwritten digits, toy backbone")
+    for method, values in accuracy.items():
+        spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+        table.add_row(method, f"{np.mean(values):.1f}%{spread}", " ".join(f"{v:.1f}" for v in values))
+    console.print(table)
+    for r in runs:
+        if isinstance(r.lengths, Lengths):
+            console.print(_lengths_table(r.lengths, r.seed))
+    console.print(f"tuned prompts in {out}, report in {report}", markup=False)
+
+
+def _lengths_table(lengths: Lengths, seed: int) -> Table:
+    layers = max(len(lengths.text), len(lengths.vision))
+    table = Table("branch", *(f"layer {i + 1}" for i in range(layers)))
+    table.title = f"Searched context lengths and their confidence, seed {seed}"
+    for branch, found, confidence in (
+        ("text", lengths.text, lengths.text_confidence),
+        ("vision", lengths.vision, lengths.vision_confidence),
+    ):
+        table.add_row(branch, *(f"{n} ({p:.2f})" for n, p in zip(found, confidence, strict=True)))
+    return table

@@ -1,0 +1,189 @@
+"""Every shortcut of the encoder against the plain way, float64, same weights."""
+
+import plain
+import pytest
+import torch
+
+from conftest import pad
+from vlprompt.backbone import Backbone
+from vlprompt.encoder import Encoder, KeyValue, Plan, Prompt, context_slot
+from vlprompt.errors import UserError
+
+TOLERANCE = {"rtol": 0, "atol": 1e-10}
+START, END = 48, 49
+NAMES = {
+    "different lengths": [(5,), (6, 7, 8, 9, 10), (5, 6)],
+    "one class": [(5, 6, 7)],
+    "duplicates": [(5, 6), (7,), (5, 6), (5, 6)],
+    "common first word": [(5, 6, 7), (5, 6, 8), (5, 6, 7, 9)],
+    "one the start of another": [(5,), (5, 6), (5, 6, 7)],
+    "77 positions": [tuple(range(2, 46)) + tuple(range(2, 15)), (5,)],
+}
+
+
+def sentences(names, n: int) -> list[tuple[int, ...]]:
+    """[start][context n][name][full stop 3][end]."""
+    slots = tuple(context_slot(i) for i in range(n))
+    return [(START, *slots, *name, 3, END) for name in names]
+
+
+def tokens(count: int, width: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, width, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+def compare(ours: torch.Tensor, theirs: torch.Tensor, inputs: list[torch.Tensor]) -> None:
+    torch.testing.assert_close(ours, theirs, **TOLERANCE)
+    upstream = torch.randn(ours.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    a = torch.autograd.grad((ours * upstream).sum(), inputs, retain_graph=True)
+    b = torch.autograd.grad((theirs * upstream).sum(), inputs)
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
+
+
+@pytest.fixture
+def both(other_clip):
+    return Encoder(Backbone(other_clip, None)), other_clip
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+def test_shared_prefix_and_cut_text(both, names):
+    encoder, model = both
+    n = 16
+    context = tokens(n, 32)
+    rows = sentences(names, n)
+    assert max(map(len, rows)) <= 77
+    ours = encoder.encode_text(rows, Prompt(context))
+    compare(ours, plain.text_features(model, pad(rows), context), [context])
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+def test_deep_text_prompts(both, names, depth):
+    encoder, model = both
+    context, deep = tokens(4, 32), [tokens(4, 32, seed=i + 1) for i in range(depth - 1)]
+    rows = sentences(names, 4)
+    ours = encoder.encode_text(rows, Prompt(context, deep))
+    compare(ours, plain.text_features(model, pad(rows), context, deep), [context, *deep])
+
+
+def test_class_specific_context_shares_only_the_start(both):
+    encoder, model = both
+    names, n = NAMES["duplicates"], 3
+    context = tokens(len(names) * n, 32)
+    rows = [
+        (START, *(context_slot(k * n + i) for i in range(n)), *name, 3, END) for k, name in enumerate(names)
+    ]
+    assert Plan.of(rows).pack.prefix == 1
+    ours = encoder.encode_text(rows, Prompt(context))
+    theirs = plain.text_features(model, pad(rows), context.view(len(names), n, 32))
+    compare(ours, theirs, [context])
+
+
+def test_context_of_its_own_for_every_image(both):
+    encoder, model = both
+    rows = sentences(NAMES["different lengths"], 4)
+    context = torch.stack([tokens(4, 32, seed=i) for i in range(3)])
+    ours = encoder.encode_text(rows, Prompt(context))
+    theirs = torch.stack([plain.text_features(model, pad(rows), c) for c in context])
+    torch.testing.assert_close(ours, theirs, **TOLERANCE)
+
+
+@pytest.mark.parametrize("lengths", [(2, 0), (0, 3), (0, 0)])
+def test_key_value_prompts_in_text(both, lengths):
+    encoder, model = both
+    prompts = [tokens(c, 32, seed=c) for c in lengths]
+    rows = sentences(NAMES["common first word"], 0)
+    ours = encoder.encode_text(rows, Prompt(keys_values=[KeyValue(p) for p in prompts]))
+    candidates = [((p,), None) for p in prompts]
+    theirs = plain.text_features(model, pad(rows), candidates=candidates)
+    compare(ours, theirs, prompts) if all(lengths) else torch.testing.assert_close(ours, theirs, **TOLERANCE)
+
+
+def supernet(layers: int, longest: int, width: int):
+    """Prompts of every candidate of every layer, and the alphas."""
+    prompts = [
+        [tokens(c, width, seed=layer * 10 + c) for c in range(1, longest + 1)] for layer in range(layers)
+    ]
+    alphas = tokens(layers, longest + 1, seed=77)
+    weights = alphas.softmax(-1)
+    ours = [
+        KeyValue(torch.cat(p), w, tuple(range(1, longest + 1))) for p, w in zip(prompts, weights, strict=True)
+    ]
+    theirs = [([None, *p], w) for p, w in zip(prompts, weights, strict=True)]
+    return ours, theirs, [alphas, *(p for layer in prompts for p in layer)]
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+def test_search_in_text(both, names):
+    encoder, model = both
+    ours, theirs, inputs = supernet(2, 6, 32)
+    rows = sentences(names, 0)
+    compare(
+        encoder.encode_text(rows, Prompt(keys_values=ours)),
+        plain.text_features(model, pad(rows), candidates=theirs),
+        inputs,
+    )
+
+
+def test_search_in_vision(both):
+    encoder, model = both
+    ours, theirs, inputs = supernet(4, 6, 48)
+    pixels = torch.randn(3, 3, 24, 24, dtype=torch.float64)
+    compare(
+        encoder.encode_image(pixels, Prompt(keys_values=ours)),
+        plain.image_features(model, pixels, candidates=theirs),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 4])
+def test_visual_prompts(both, depth):
+    encoder, model = both
+    pixels = torch.randn(2, 3, 24, 24, dtype=torch.float64)
+    context = tokens(5, 48) if depth else None
+    deep = [tokens(5, 48, seed=i + 1) for i in range(depth - 1)]
+    ours = encoder.encode_image(pixels, Prompt(context, deep))
+    theirs = plain.image_features(model, pixels, context, deep)
+    compare(ours, theirs, [context, *deep]) if depth else torch.testing.assert_close(
+        ours, theirs, **TOLERANCE
+    )
+
+
+def test_the_stock_model_itself(tiny, encoder):
+    """Both ways give the features of ``transformers``' own forward pass."""
+    rows = [(22, 3, 9, 7, 3, 14, 2, 23), (22, 3, 9, 7, 3, 10, 16, 2, 23)]
+    stock = tiny.get_text_features(input_ids=pad(rows)).pooler_output
+    stock = stock / stock.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(encoder.encode_text(rows), stock, **TOLERANCE)
+    torch.testing.assert_close(plain.text_features(tiny, pad(rows)), stock, **TOLERANCE)
+    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    stock = tiny.get_image_features(pixel_values=pixels).pooler_output
+    stock = stock / stock.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(encoder.encode_image(pixels), stock, **TOLERANCE)
+
+
+def test_a_name_that_is_too_long_is_named():
+    from transformers import CLIPModel
+
+    model = CLIPModel.from_pretrained("tests/golden/tiny-clip")
+    encoder = Encoder(Backbone(model, lambda texts: {"input_ids": [[22] * 90 for _ in texts]}))
+    with pytest.raises(UserError, match=r"'endless name'.*90 tokens.*77"):
+        encoder.tokenize(["endless name"])
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+def test_chunks_with_recomputation(both, names):
+    """A budget too small for anything: every class is a chunk of its own, the numbers stay."""
+    encoder, model = both
+    encoder.memory = 1
+    ours, theirs, inputs = supernet(2, 3, 32)
+    context = tokens(4, 32)
+    rows = sentences(names, 4)
+    prompt = Prompt(context, keys_values=ours)
+    assert len(encoder._chunks(rows, prompt)) == len(rows)
+    compare(
+        encoder.encode_text(rows, prompt),
+        plain.text_features(model, pad(rows), context, candidates=theirs),
+        [context, *inputs],
+    )
