@@ -1,28 +1,44 @@
 # make demo: the main job on real handwritten digits.  make test: everything that is checked.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format browser docs bench clean
 
 demo: .venv/installed
 	$(BIN)/vlprompt demo
 
-test: .venv/installed lint
+test: .venv/tested lint browser docs
 	$(BIN)/python -m pytest -q
 
-lint: .venv/installed
+lint: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/installed
+format: .venv/tested
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/tested
+	$(BIN)/mkdocs build --quiet --strict
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/bench.py
+
+# The tests of pages need a browser; where none can be installed they are skipped, and say so.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "no chromium here and none can be installed: the tests of pages will be skipped"
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e .
+	touch $@
+
+.venv/tested: .venv/installed
+	$(INSTALL) -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv out site

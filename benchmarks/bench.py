@@ -250,7 +250,7 @@ def deep_row(encoder: Encoder, name: str, k: int, device: str) -> Step:
                 frozen = plain.image_features(model, batch.images)
 
             def extra(images: Tensor, classes: Tensor) -> Tensor:
-                text_loss = 25 * F.l1_loss(classes, method.teacher)
+                text_loss = 25 * F.l1_loss(classes, method.frozen_classes)
                 return text_loss + 10 * F.l1_loss(images, frozen)
 
         plain_step(

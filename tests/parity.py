@@ -242,7 +242,7 @@ def coop_steps(case: Case) -> Iterator[Check]:
 def descend(method: Method, objective: Any, batch: Batch) -> Tensor:
     objective.optimizer.zero_grad()
     losses = objective.loss(batch)
-    method.backward(losses, lambda loss: loss.backward())
+    method.backward(losses, Tensor.backward)
     objective.optimizer.step()
     return losses["loss"].detach()
 
@@ -271,9 +271,11 @@ def maple(case: Case) -> Iterator[Check]:
 
 
 def kgcoop(case: Case) -> Iterator[Check]:
+    from vlprompt.methods.kgcoop import distance
+
     method = case.make("kgcoop", ctx_init=case.words, knowledge=case.info["lambda"])
     yield from run(case, method, coop_names(method))
-    yield "score", method.loss(case.batch())["kg"], case["score"], OUTPUT
+    yield "score", distance(method.class_features(), method.knowledge_features), case["score"], OUTPUT
 
 
 def prograd(case: Case) -> Iterator[Check]:
@@ -286,13 +288,13 @@ def prograd(case: Case) -> Iterator[Check]:
     batch = case.batch()
     losses = method.loss(batch)
     yield "logits", method(batch.images), case["logits"], OUTPUT
-    zeroshot_logits = method.logits(method.image_features(batch.images), method.teacher)
+    zeroshot_logits = method.logits(method.image_features(batch.images), method.general_features)
     yield "zeroshot_logits", zeroshot_logits, case["zeroshot_logits"], OUTPUT
     yield "loss_xe", losses["loss"], case["loss_xe"], OUTPUT
-    yield "loss_kl", losses["kl"], case["loss_kl"], OUTPUT
-    for name, loss in (("grad_xe", losses["loss"]), ("grad_kl", losses["kl"])):
+    yield "loss_kl", losses["general"], case["loss_kl"], OUTPUT
+    for name, loss in (("grad_xe", losses["loss"]), ("grad_kl", losses["general"])):
         yield name, torch.autograd.grad(loss, method.ctx, retain_graph=True)[0], case[name], GRADIENT
-    method.backward(losses, lambda loss: loss.backward())
+    method.backward(losses, Tensor.backward)
     yield "projected", method.ctx.grad, case["projected"], GRADIENT
     conflict = align(case["conflict_grad_xe"], case["grad_kl"], share)
     yield "conflict_projected", conflict, case["conflict_projected"], GRADIENT

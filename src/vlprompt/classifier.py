@@ -7,21 +7,26 @@ in an underscore.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 import vlprompt
 from vlprompt import artifact, backbone, card
 from vlprompt.data.dataset import Dataset, ImageSource, Item
 from vlprompt.encoder import Encoder
 from vlprompt.errors import UserError
+from vlprompt.explain import Explanation, explain
+from vlprompt.hub import HubMixin
 from vlprompt.inputs import BATCH, Augment, image_features, make_split, plain_pixels
+from vlprompt.labels import find_classes, image_list, labelled_items, names_of
 from vlprompt.lengths import Lengths
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
@@ -33,8 +38,11 @@ VALIDATION = 4
 """Images a class that ``fit(X, y)`` holds out for a method that learns on validation images."""
 
 
-class PromptClassifier(ClassifierMixin, BaseEstimator):
+class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
     """Prompt learning for image classification, as an estimator of scikit-learn.
+
+    Images are paths, PIL images or arrays: as a list, a tuple, an array of objects, or one array
+    (N, H, W) or (N, H, W, 3).
 
     Args:
         method: name of a method (``vlprompt methods`` lists them) or a file of your own.
@@ -48,11 +56,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             visual prompts; 0 draws fresh ones at every step, as published.
         seed, device, precision, clip_grad: see :class:`vlprompt.train.TrainOptions`.
         verbose: show progress.
+        class_names: the name of every label as ``{label: name}``, or as a list where labels are 0, 1, ...
+            By default a label is its own name.
 
     Attributes:
-        classes_: (K,) labels as they were given to ``fit``.
-        classnames_: K class names.
+        classes_: (K,) labels as they were given to ``fit``; names after ``fit_dataset`` and ``set_classes``.
+        classnames_: K class names, in the same order.
         history_: one record an epoch.
+        measured_: what was measured, for the model card.
         method_: the trained method.
     """
 
@@ -70,6 +81,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         precision: Literal["no", "bf16", "fp16"] = "no",
         clip_grad: float | None = None,
         verbose: bool = False,
+        class_names: Mapping[Any, str] | Sequence[str] | None = None,
     ):
         self.method = method
         self.model = model
@@ -83,6 +95,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self.precision = precision
         self.clip_grad = clip_grad
         self.verbose = verbose
+        self.class_names = class_names
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False  # images, not rows of features
+        return tags
 
     # Training.
 
@@ -92,41 +110,37 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         y: Sequence[Any],
         X_val: Sequence[ImageSource] | None = None,  # noqa: N803
         y_val: Sequence[Any] | None = None,
+        on_epoch: Callable[[Record], None] | None = None,
     ) -> PromptClassifier:
-        """Learn from images (paths, PIL images or arrays) and labels; labels are the class names.
+        """Learn from images and labels (N,), which are class names or have them by ``class_names``.
 
         Without ``X_val``, a method that learns on validation images gets the last few of each class.
+        ``on_epoch`` is called with the record of every epoch as it ends.
 
         Raises:
             UserError: see the message.
         """
-        labels = np.asarray(y)
-        if len(X) != len(labels):
-            raise UserError(f"{len(X)} images and {len(labels)} labels: give one label an image")
-        classes, index = np.unique(labels, return_inverse=True)
-        items = [Item(image, int(label)) for image, label in zip(X, index, strict=True)]
-        val: list[Item] = []
+        classes = find_classes(y)
+        names = names_of(classes.tolist(), self.class_names)
+        train, val = labelled_items(X, y, classes), list[Item]()
         if X_val is not None and y_val is not None:
-            position = {label: i for i, label in enumerate(classes.tolist())}
-            unknown = set(np.asarray(y_val).tolist()) - position.keys()
-            if unknown:
-                raise UserError(
-                    f"validation label '{min(unknown, key=str)}' is not among the training labels"
-                )
-            val = [
-                Item(image, position[label])
-                for image, label in zip(X_val, np.asarray(y_val).tolist(), strict=True)
-            ]
-        dataset = Dataset("images", tuple(map(str, classes)), items, val, templates=tuple(self.templates))
-        self.fit_dataset(dataset)
+            val = labelled_items(X_val, y_val, classes)
+        dataset = Dataset("images", names, train, val, templates=tuple(self.templates))
+        self.fit_dataset(dataset, on_epoch=on_epoch)
         self.classes_ = classes
         return self
 
-    def fit_dataset(self, dataset: Dataset, checkpoints: Path | None = None) -> PromptClassifier:
+    def fit_dataset(
+        self,
+        dataset: Dataset,
+        checkpoints: Path | None = None,
+        on_epoch: Callable[[Record], None] | None = None,
+    ) -> PromptClassifier:
         """Learn from a data set's ``train`` (and ``val``) as they are.
 
         Args:
             checkpoints: folder for checkpoints; training goes on from what is there.
+            on_epoch: called with the record of every epoch as it ends; what it raises ends the training.
         """
         if len(dataset.classnames) < 2:
             raise UserError(
@@ -139,7 +153,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         if type(method).see is not Method.see:
             features = image_features(method.encoder, [i.image for i in dataset.train], self.verbose)
             method.see(features, splits["train"].labels.to(features.device))
-        self.history_ = fit(method, splits, self._options(), checkpoints, self.verbose)
+        self.history_ = fit(method, splits, self._options(), checkpoints, self.verbose, on_epoch)
         method.eval()
         return self
 
@@ -158,7 +172,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         settings = kind.settings_for(shots, **changes)
         self.method_ = kind(encoder, dataset.classnames, settings, dataset.templates)
         self.classnames_ = tuple(dataset.classnames)
-        self.classes_ = np.arange(len(self.classnames_))
+        self.classes_ = np.array(self.classnames_)
+        self.measured_: dict[str, Any] = {}
 
     def _splits(self, dataset: Dataset) -> dict[str, Any]:
         stages = [m for m in (self.method_.first_stage(), self.method_) if m is not None]
@@ -184,34 +199,62 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
     # Prediction.
 
     @torch.no_grad()
+    def _logits(self, X: Sequence[ImageSource]) -> Tensor:  # noqa: N803
+        """Logits (N, K) of images, in double precision."""
+        check_is_fitted(self, "method_")
+        images = image_list(X)
+        if not images:
+            return torch.empty(0, len(self.classes_), dtype=torch.double)
+        predictor, draw = self.method_.predictor(), plain_pixels(self.method_.encoder, images)
+        batches = torch.arange(len(images)).split(BATCH)
+        done = [predictor(draw(b)).cpu() for b in track(batches, "predict", len(batches), self.verbose)]
+        return torch.cat(done).double()
+
+    def decision_function(self, X: Sequence[ImageSource]) -> np.ndarray:  # noqa: N803
+        """Logits (N, K) of images; for two classes (N,), the second's minus the first's.
+
+        The shapes are scikit-learn's convention.
+        """
+        logits = self._logits(X).numpy()
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
     def predict_proba(self, X: Sequence[ImageSource]) -> np.ndarray:  # noqa: N803
         """Probabilities (N, K) of images."""
-        check_is_fitted(self, "method_")
-        encoder = self.method_.encoder
-        predictor, draw = self.method_.predictor(), plain_pixels(encoder, X)
-        batches = torch.arange(len(X)).split(BATCH)
-        done = [
-            predictor(draw(b)).softmax(-1).cpu()
-            for b in track(batches, "predict", len(batches), self.verbose)
-        ]
-        return torch.cat(done).double().numpy() if done else np.empty((0, len(self.classes_)))
+        return self._logits(X).softmax(-1).numpy()
 
     def predict(self, X: Sequence[ImageSource]) -> np.ndarray:  # noqa: N803
         """Labels (N,) of images."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     def evaluate(self, items: Sequence[Item]) -> dict[str, float]:
         """Accuracy, macro-F1, expected calibration error and number of labelled images."""
         probabilities = self.predict_proba([item.image for item in items])
         return measure(probabilities, np.array([item.label for item in items]))
 
-    def set_classes(self, classnames: Sequence[str]) -> PromptClassifier:
+    def explain(self, image: ImageSource, class_name: str | None = None) -> Explanation:
+        """Which parts of an image speak for a class; the predicted one by default.
+
+        Raises:
+            UserError: the class or the image cannot be used.
+        """
+        check_is_fitted(self, "method_")
+        return explain(self.method_, image, class_name)
+
+    def set_classes(
+        self, classnames: Sequence[str], templates: Sequence[str] | None = None
+    ) -> PromptClassifier:
         """Classify into other classes from now on, by their names alone.
+
+        Args:
+            templates: hand-crafted prompts that suit the new classes; those of before by default.
 
         Raises:
             UserError: the method learned something for each class that no other class can use.
         """
         check_is_fitted(self, "method_")
+        if templates is not None:
+            self.method_.templates = tuple(templates)
         self.method_.set_classes(classnames)
         self.classnames_, self.classes_ = tuple(classnames), np.array(classnames)
         return self
@@ -222,7 +265,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """Write the classifier as a folder.
 
         Args:
-            measured: what was measured, for the model card, e.g. ``{"test": clf.evaluate(items)}``.
+            measured: what was measured, for the model card, e.g. ``{"test": clf.evaluate(items)}``;
+                ``None`` keeps what is in ``measured_``.
 
         Raises:
             UserError: the folder cannot be written, or holds something else.
@@ -233,6 +277,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
     def save_into(self, folder: Path, measured: dict[str, Any] | None = None) -> None:
         """Write the classifier's files into an existing folder."""
         check_is_fitted(self, "method_")
+        self.measured_ = self.measured_ if measured is None else measured
         method = self.method_
         config = {
             "library": f"vlprompt {vlprompt.__version__}",
@@ -241,9 +286,10 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             "preset": self.preset,
             "backbone": {"name": method.encoder.backbone.name, "revision": method.encoder.backbone.revision},
             "classnames": list(self.classnames_),
+            "labels": self.classes_.tolist(),
             "templates": list(method.templates),
             "options": dataclasses.asdict(self._options()) | {"augment": self.augment, "views": self.views},
-            "measured": measured or {},
+            "measured": self.measured_,
         }
         artifact.write(
             folder,
@@ -307,7 +353,11 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         ).eval()
         self.method_.load_parameters(tensors)
         self.classnames_ = tuple(config["classnames"])
-        self.classes_ = np.array(self.classnames_)
+        labels = config.get("labels", config["classnames"])
+        self.classes_ = np.array(labels)
+        if labels != config["classnames"]:
+            self.class_names = dict(zip(labels, self.classnames_, strict=True))
+        self.measured_ = config["measured"]
         self.history_: list[Record] = history
         return self
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import shlex
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 import tyro
 from rich.logging import RichHandler
 from rich.table import Table
+from transformers.utils import logging as transformers_logging
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from vlprompt.errors import UserError
@@ -317,7 +317,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when all went well, 2 for bad input."""
     words = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)
     log = logging.getLogger("vlprompt")
     log.addHandler(RichHandler(console=console, show_time=False, show_path=False, markup=False))

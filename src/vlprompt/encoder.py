@@ -11,9 +11,10 @@ Shapes: K sequences (classes), B images, n context length, D width of a branch, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
+from typing import Any
 
 import psutil
 import torch
@@ -31,6 +32,10 @@ Row = tuple[int, ...]
 
 KEPT_PER_TOKEN = 11
 """Hidden states, in widths, that one layer keeps of one token for the backward pass (measured: 10.4)."""
+
+
+KEPT_TEXTS = 8
+"""Sets of frozen class features that an encoder keeps."""
 
 
 def free_memory(device: torch.device) -> int:
@@ -67,14 +72,20 @@ class Prompt:
     Args:
         context: tokens of the input. Text: (M, D), or (B, M, D) for a context of its own per image;
             sequences refer to its rows. Vision: (n, D), appended after the patch tokens.
-        deep: ``deep[i]`` (n, D) replaces the context at the input of layer i + 1. After the last
-            replaced layer the tokens flow on.
+        deep: ``deep[i]`` (n_i, D) takes the place of the context, however long it was, at the input
+            of layer i + 1; n_i = 0 takes it away. After the last replaced layer the tokens flow on.
         keys_values: ``keys_values[l]`` is added inside layer l; ``None`` adds nothing there.
     """
 
     context: Tensor | None = None
     deep: Sequence[Tensor] = ()
     keys_values: Sequence[KeyValue | None] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether it adds nothing."""
+        keys_values = any(kv is not None and len(kv.tokens) for kv in self.keys_values)
+        return self.context is None and not self.deep and not keys_values
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,7 @@ class Encoder:
     def __init__(self, backbone: Backbone, memory: int | None = None):
         self.backbone = backbone
         self.memory = memory
+        self._frozen_text: dict[Any, Tensor] = {}
 
     @property
     def logit_scale(self) -> Tensor:
@@ -154,7 +166,7 @@ class Encoder:
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings (n, D) of token ids, e.g. to initialise a context from words."""
-        return self.backbone.embed_tokens(torch.tensor(list(ids), device=self.backbone.device))
+        return self.backbone.embed_tokens(torch.tensor(list(ids), dtype=torch.long, device=self.backbone.device))
 
     def encode_text(
         self, rows: Sequence[Row], prompt: Prompt | None = None, normalize: bool = True
@@ -169,7 +181,8 @@ class Encoder:
         Returns:
             (K, E), or (B, K, E) where the context is (B, M, D).
         """
-        prompt = prompt or Prompt()
+        if prompt is None or prompt.empty:
+            return self._encode_frozen(rows, normalize)
         chunks = self._chunks(rows, prompt)
         if len(chunks) == 1:
             return self._encode_pack(rows, prompt, normalize)
@@ -181,12 +194,24 @@ class Encoder:
         ]
         return torch.cat(done, -2)
 
+    @torch.no_grad()
+    def _encode_frozen(self, rows: Sequence[Row], normalize: bool) -> Tensor:
+        """Class features without prompts: constants, so the latest ones are kept."""
+        key = (tuple(rows), normalize, torch.is_autocast_enabled(self.backbone.device.type))
+        if key not in self._frozen_text:
+            while len(self._frozen_text) >= KEPT_TEXTS:
+                self._frozen_text.pop(next(iter(self._frozen_text)))
+            self._frozen_text[key] = self._encode_pack(rows, Prompt(), normalize)
+        return self._frozen_text[key]
+
     def _encode_pack(self, rows: Sequence[Row], prompt: Prompt, normalize: bool) -> Tensor:
         """Class features of sequences in one pack."""
         plan = Plan.of(rows)
         hidden = self._embed_plan(plan, prompt.context)  # (B or 1, T, D)
+        from_end = plan.ends - hidden.shape[1]  # deep prompts may change the length of the prefix
         hidden = self._run(self.backbone.text_layers, hidden, prompt, 1, plan.pack)
-        features = self.backbone.finish_text(hidden[:, plan.ends.to(hidden.device)])  # (B or 1, K, E)
+        ends = (from_end + hidden.shape[1]).to(hidden.device)  # (K,)
+        features = self.backbone.finish_text(hidden[:, ends])  # (B or 1, K, E)
         features = F.normalize(features, dim=-1) if normalize else features
         return features if prompt.context is not None and prompt.context.ndim == 3 else features[0]
 
@@ -242,11 +267,15 @@ class Encoder:
         self, layers: Sequence[object], hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None
     ) -> Tensor:
         """All layers, with deep tokens replaced from position ``start`` and key/value prompts added."""
+        standing = 0 if prompt.context is None else prompt.context.shape[-2]  # tokens that deep ones replace
         for index, layer in enumerate(layers):
             if 0 < index <= len(prompt.deep):
                 tokens = prompt.deep[index - 1].to(hidden.dtype).expand(len(hidden), -1, -1)
-                after = hidden[:, start + tokens.shape[1] :]
+                after = hidden[:, start + standing :]
                 hidden = torch.cat([hidden[:, :start], tokens, after], 1)
+                if pack is not None:
+                    pack = replace(pack, prefix=pack.prefix + tokens.shape[1] - standing)
+                standing = tokens.shape[1]
             keys_values = prompt.keys_values[index] if index < len(prompt.keys_values) else None
             hidden = self.backbone.run_layer(layer, hidden, self._attention(layer, keys_values, pack))
         return hidden

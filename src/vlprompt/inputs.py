@@ -6,6 +6,7 @@ Shapes: N images of a split, b of a batch, V cached views, s image side, E joint
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal
 
 import torch
@@ -47,9 +48,10 @@ def make_split(
     sources = [item.image for item in items]
     if augment == "none":
         draw = plain_pixels(encoder, sources, keep=not frozen, show=show)
+        features = cache(lambda: _features(encoder, draw, len(items), "images", show))
         if frozen:
-            draw = _lookup(_features(encoder, draw, len(items), "images", show)[None])
-        return Split(draw, labels)
+            return Split(_lookup(features()[None]), labels)
+        return Split(draw, labels, lambda positions: features()[positions.to(encoder.backbone.device)])
     draw = augmented_pixels(encoder, sources, augment, show)
     if frozen and views:
         kept = [_features(encoder, draw, len(items), f"view {v + 1}", show) for v in range(views)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vlprompt.errors import UserError
 
@@ -29,11 +32,24 @@ class Lengths:
     vision_confidence: tuple[float, ...] = ()
 
     @staticmethod
-    def from_alphas(text: Tensor, vision: Tensor) -> Lengths:
-        """The argmax of each layer's alphas (layers, C+1); the confidence is their softmax."""
-        (text_p, text_n), (vision_p, vision_n) = (a.detach().softmax(-1).max(-1) for a in (text, vision))
+    def from_alphas(text: Tensor, vision: Tensor, budget: int = 0) -> Lengths:
+        """The argmax of each layer's alphas (layers, C+1); the confidence is their softmax.
+
+        Args:
+            budget: with a number above 0, the most likely lengths with at most so many tokens in all.
+        """
+        text_p, vision_p = (a.detach().double().softmax(-1).cpu() for a in (text, vision))
+        text_n, vision_n = text_p.argmax(-1).tolist(), vision_p.argmax(-1).tolist()
+        if budget and sum(text_n) + sum(vision_n) > budget:
+            longest = max(text_p.shape[1], vision_p.shape[1])
+            padded = [F.pad(p, (0, longest - p.shape[1])) for p in (text_p, vision_p)]
+            both = within_budget(torch.cat(padded).log(), budget)
+            text_n, vision_n = both[: len(text_n)], both[len(text_n) :]
         return Lengths(
-            tuple(text_n.tolist()), tuple(vision_n.tolist()), tuple(text_p.tolist()), tuple(vision_p.tolist())
+            tuple(text_n),
+            tuple(vision_n),
+            tuple(text_p[range(len(text_n)), text_n].tolist()),
+            tuple(vision_p[range(len(vision_n)), vision_n].tolist()),
         )
 
     @property
@@ -66,19 +82,49 @@ class Lengths:
             raise UserError(f"lengths file '{path}': lengths are whole numbers from 0, one a layer")
         return lengths
 
-    def check(self, text_layers: int, vision_layers: int) -> None:
-        """Raise a :class:`UserError` unless there is one length for every layer of the backbone."""
-        for branch, lengths, layers in (
-            ("text", self.text, text_layers),
-            ("vision", self.vision, vision_layers),
-        ):
-            if len(lengths) != layers:
-                raise UserError(
-                    f"{len(lengths)} {branch} lengths for a backbone with {layers} {branch} layers: "
-                    "give one length a layer"
-                )
+
+def check_lengths(lengths: Sequence[int], layers: int, branch: str) -> None:
+    """Raise a :class:`UserError` unless there is one length for every layer of a branch."""
+    if len(lengths) != layers:
+        raise UserError(
+            f"{len(lengths)} {branch} lengths for a backbone with {layers} {branch} layers: "
+            "give one length a layer"
+        )
 
 
-def uniform_alphas(layers: int, longest: int, device: torch.device) -> torch.nn.Parameter:
-    """Architecture weights (layers, longest + 1), drawn from 1e-3 * N(0, 1) on the CPU."""
-    return torch.nn.Parameter((1e-3 * torch.randn(layers, longest + 1)).to(device))
+def first_alphas(layers: int, longest: int, start: Sequence[int], device: torch.device) -> torch.nn.Parameter:
+    """Architecture weights (layers, longest + 1), drawn from 1e-3 * N(0, 1) on the CPU.
+
+    Args:
+        start: lengths that another search found; each starts with half of its layer's weight.
+
+    Raises:
+        UserError: not one length a layer, or one that is too long.
+    """
+    alphas = 1e-3 * torch.randn(layers, longest + 1)
+    if start:
+        check_lengths(start, layers, "starting")
+        if max(start) > longest:
+            raise UserError(
+                f"a starting length of {max(start)} with candidates up to {longest}: raise the limit"
+            )
+        alphas[torch.arange(layers), torch.tensor(start)] += math.log(max(longest, 1))
+    return torch.nn.Parameter(alphas.to(device))
+
+
+def within_budget(log_weights: Tensor, budget: int) -> list[int]:
+    """One length a layer with the largest sum of log weights and at most ``budget`` tokens in all.
+
+    Args:
+        log_weights: (layers, C+1).
+    """
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}  # tokens used -> score and lengths
+    for row in log_weights.tolist():
+        reached: dict[int, tuple[float, list[int]]] = {}
+        for used, (score, lengths) in best.items():
+            for length, value in enumerate(row[: budget - used + 1]):
+                total = used + length
+                if total not in reached or score + value > reached[total][0]:
+                    reached[total] = (score + value, [*lengths, length])
+        best = reached
+    return max(best.values(), key=lambda found: found[0])[1]

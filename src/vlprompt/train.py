@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import torch
 from accelerate import Accelerator
@@ -46,6 +47,12 @@ class TrainOptions:
     clip_grad: float | None = None
     """largest norm of the gradient; off by default, as published"""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed {self.seed}: give a whole number from 0 to {2**32 - 1}")
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise UserError(f"clip_grad {self.clip_grad:g}: give a norm above 0, or leave it out")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -54,14 +61,18 @@ class Split:
     Args:
         images: positions (b,) -> pixels (b, 3, H, W) or frozen image features (b, E), on the device.
         labels: (N,).
+        frozen: positions (b,) -> image features (b, E) without prompts, where the pixels do not change.
     """
 
     images: Callable[[Tensor], Tensor]
     labels: Tensor
+    frozen: Callable[[Tensor], Tensor] | None = None
 
     def batch(self, positions: Tensor, device: torch.device) -> Batch:
         """The images and labels at some positions."""
-        return Batch(self.images(positions), self.labels[positions].to(device))
+        frozen = self.frozen
+        constant = None if frozen is None else lambda: frozen(positions)
+        return Batch(self.images(positions), self.labels[positions].to(device), constant)
 
 
 def learning_rates(base: float, epochs: int) -> list[float]:
@@ -76,7 +87,12 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
         state._reset_state()
     if PartialState().distributed_type.value == "NO":
         PartialState._reset_state()
-    return Accelerator(mixed_precision=options.precision, cpu=options.device == "cpu")
+    accelerator = Accelerator(mixed_precision=options.precision, cpu=options.device == "cpu")
+    if options.precision != "no" and not accelerator.native_amp:  # it would be left out without a word
+        raise UserError(
+            f"precision {options.precision} does not work on '{accelerator.device.type}': give no or bf16"
+        )
+    return accelerator
 
 
 def fit(
@@ -85,6 +101,7 @@ def fit(
     options: TrainOptions | None = None,
     checkpoints: Path | None = None,
     show: bool = True,
+    on_epoch: Callable[[Record], None] | None = None,
 ) -> list[Record]:
     """Train a method, its first stage first where it has one.
 
@@ -92,6 +109,7 @@ def fit(
         splits: ``train`` and, where the method asks for it, ``val``.
         checkpoints: folder for one file a stage; training goes on from what is there.
         show: progress bars.
+        on_epoch: called with the record of every epoch as it ends; what it raises ends the training.
 
     Returns:
         One record an epoch.
@@ -105,10 +123,11 @@ def fit(
     history: list[Record] = []
     first = method.first_stage()
     if first is not None:
-        history += _Stage("search", first, splits, options, accelerator, checkpoints, show).run()
+        history += _Stage("search", first, splits, options, accelerator, checkpoints, show).run(on_epoch)
         torch.manual_seed(options.seed)
         method.inherit(first)
-    return history + _Stage("train", method, splits, options, accelerator, checkpoints, show).run()
+    stage = _Stage("train", method, splits, options, accelerator, checkpoints, show)
+    return history + stage.run(on_epoch)
 
 
 class _Stage:
@@ -137,17 +156,21 @@ class _Stage:
                 "none: give images of your own for validation, or more images than shots"
             )
 
-    def run(self) -> list[Record]:
+    def run(self, on_epoch: Callable[[Record], None] | None = None) -> list[Record]:
         """All epochs that are not done yet."""
         self._load()
         done = len(self.history)
         with bar(f"{self.name:6}", self.epochs, self.show) as progress:
             task = progress.task_ids[0]
             progress.update(task, completed=done)
-            for epoch in range(done, self.epochs):
+            for epoch in range(done, self.epochs if not self.method.settled() else done):
                 self.history.append(self._epoch(epoch))
                 self._save()
                 progress.update(task, advance=1, note=f"loss {self.history[-1]['loss']:.3f}")
+                if on_epoch is not None:
+                    on_epoch(self.history[-1])
+                if self.method.settled():
+                    break
         return self.history
 
     def _epoch(self, epoch: int) -> Record:
@@ -171,6 +194,8 @@ class _Stage:
         steps = 0
         for positions in streams["train"]:
             for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
+                if epoch < objective.start:
+                    continue
                 chosen = positions if objective.split == "train" else next(streams[objective.split])
                 losses = self._step(objective, optimizer, chosen, epoch, steps)
                 for key, value in losses.items():
@@ -196,18 +221,29 @@ class _Stage:
         optimizer.zero_grad()
         with self.accelerator.autocast():
             losses: Losses = objective.loss(batch)
-        values = {key: float(value.detach()) for key, value in losses.items()}
+        values = self._values(losses, share)
         if not math.isfinite(values["loss"]):
             raise UserError(self._not_finite(values["loss"], epoch, step))
-        self.method.backward(losses, lambda loss: self.accelerator.backward(loss * share))
-        if world > 1:
-            for parameter in objective.parameters:
+
+        def backward(loss: Tensor, **options: bool) -> None:
+            self.accelerator.backward(loss * share, **options)
+            for parameter in objective.parameters if world > 1 else ():
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+
+        self.method.backward(losses, backward)
         if self.options.clip_grad is not None:
             self.accelerator.clip_grad_norm_(objective.parameters, self.options.clip_grad)
         optimizer.step()
         return values
+
+    def _values(self, losses: Losses, share: float) -> dict[str, float]:
+        """Losses of the whole batch: the same in every process, so that all stop where one would."""
+        values = {key: float(value.detach()) for key, value in losses.items()}
+        if self.accelerator.num_processes == 1:
+            return values
+        mine = torch.tensor([*values.values()], dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(mine * share, "mean").tolist(), strict=True))
 
     def _not_finite(self, loss: float, epoch: int, step: int) -> str:
         kept = (
@@ -225,9 +261,11 @@ class _Stage:
         what = {
             "method": type(self.method).__name__,
             "settings": dataclasses.asdict(self.method.settings),
+            "backbone": self.method.encoder.backbone.revision,
             "classes": self.method.classnames,
+            "templates": self.method.templates,
             "options": dataclasses.asdict(self.options) | {"device": ""},
-            "images": {name: len(split.labels) for name, split in self.splits.items()},
+            "labels": {name: crc32(split.labels.numpy().tobytes()) for name, split in self.splits.items()},
         }
         return json.dumps(what, sort_keys=True)
 
@@ -258,7 +296,7 @@ class _Stage:
             return
         try:
             with safe_open(self.file, "pt") as opened:
-                metadata = opened.metadata()
+                metadata = opened.metadata() or {}
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vlprompt.data.benchmark import BENCHMARKS, find_benchmark, read_benchmark
 from vlprompt.data.dataset import Dataset, ImageSource, Item
 from vlprompt.data.fewshot import few_shot, subsample
 from vlprompt.data.folders import find_images, read_csv, read_folder
@@ -25,18 +26,39 @@ __all__ = [
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """A data set by name: a folder, a CSV file, or ``toy:TASK``.
+    """A data set by name.
+
+    Args:
+        name: a folder of class folders, a CSV file, ``toy:TASK`` or ``toy:TASK@SHIFT``, ``hub:OWNER/NAME`` or
+            ``hub:FOLDER``, or a data set of the benchmark such as ``caltech101`` or ``imagenet-r``.
+        root: folder of the benchmark's data sets.
 
     Raises:
         UserError: no such data set; says what there is.
     """
-    if name.startswith("toy:"):
+    kind, _, rest = name.partition(":")
+    if kind == "toy":
         from vlprompt.toy.tasks import load_task
 
-        return load_task(name.removeprefix("toy:"))
+        task, _, shift = rest.partition("@")
+        return load_task(task, shift or None)
+    if kind == "hub":
+        from vlprompt.data.hub import read_hub
+
+        return read_hub(rest)
     path = Path(name)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    spec = find_benchmark(name)
+    if spec and (root or not path.exists()):
+        if root is None:
+            raise UserError(
+                f"data '{name}' is a data set of the benchmark: give the folder of these with --root"
+            )
+        return read_benchmark(spec, root)
+    if path.suffix.lower() == ".csv":
         return read_csv(path)
     if path.is_dir():
         return read_folder(path)
-    raise UserError(f"data '{name}' is no folder, no CSV file and no toy:TASK: check the path")
+    raise UserError(
+        f"data '{name}' is no folder, no CSV file, no toy:TASK, no hub:OWNER/NAME and none of the "
+        f"benchmark's data sets ({', '.join(b.name for b in BENCHMARKS)}): check it"
+    )

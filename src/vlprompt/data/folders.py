@@ -40,12 +40,10 @@ def _read_splits(folder: Path, show: bool) -> Dataset:
         items, classes = _read_classes(folder, None, show)
         return Dataset(folder.name, _names(classes), items)
     train, classes = _read_classes(inner["train"], None, show)
-    splits = {
-        split: _read_classes(path, classes, show)[0] for split, path in inner.items() if split != "train"
-    }
-    if not any(splits.values()):
-        return Dataset(folder.name, _names(classes), train)
-    return Dataset(folder.name, _names(classes), train, **splits)
+    val, test = (
+        _read_classes(inner[split], classes, show)[0] if split in inner else [] for split in ("val", "test")
+    )
+    return Dataset(folder.name, _names(classes), train, val, test)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -109,8 +107,10 @@ def read_csv(file: str | Path, show: bool = True) -> Dataset:
     try:
         with file.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened)
-            rows = list(enumerate(reader, 2))
+            rows = [(reader.line_num, row) for row in reader]
             columns = reader.fieldnames or []
+    except FileNotFoundError as error:
+        raise UserError(f"CSV file '{file}' does not exist: check the path") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"'{file}' cannot be read as CSV ({error}): save it as UTF-8 text") from error
     if "path" not in columns or "label" not in columns:
@@ -137,7 +137,7 @@ def read_csv(file: str | Path, show: bool = True) -> Dataset:
             raise UserError(
                 f"class '{name}' of '{file}' has no readable training image: add some or remove it"
             )
-    return Dataset(file.stem, _names(classes), **splits)
+    return Dataset(file.stem, _names(classes), splits["train"], splits["val"], splits["test"])
 
 
 def find_images(patterns: Sequence[str | Path]) -> list[Path]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from vlprompt.data.cache import DecodedCache, cache_folder
 from vlprompt.data.dataset import ImageSource, Rendered
 from vlprompt.errors import UserError
 from vlprompt.progress import track
 
 log = logging.getLogger("vlprompt")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-MAX_PIXELS = 1 << 28
-"""Larger images are refused: decoding them would exhaust the memory."""
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises for damaged, unsupported and enormous images."""
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -33,52 +37,66 @@ def open_image(source: ImageSource) -> Image.Image:
     Raises:
         UserError: it cannot be read as an image.
     """
-    if isinstance(source, Image.Image):
-        return to_rgb(source)
+    if isinstance(source, str | Path):
+        return read_image(Path(source), f"image '{source}'")
     if isinstance(source, np.ndarray):
         return to_rgb(_from_array(source))
-    if isinstance(source, str | Path):
-        return _from_file(Path(source))
     if isinstance(source, Rendered):
-        return to_rgb(source.open())
-    raise UserError(f"{type(source).__name__} is not an image: give a path, a PIL image or an array")
-
-
-def _from_file(path: Path) -> Image.Image:
+        source = source.open()
+    if not isinstance(source, Image.Image):
+        raise UserError(f"{type(source).__name__} is not an image: give a path, a PIL image or an array")
     try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UserError(f"image '{path}' has {opened.width} x {opened.height} pixels: reduce it")
-            opened.load()
-            return to_rgb(opened)
-    except FileNotFoundError as error:
-        raise UserError(f"image '{path}' does not exist: check the path") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        return to_rgb(source)
+    except UNREADABLE as error:
         raise UserError(
-            f"image '{path}' cannot be read ({_reason(path, error)}): replace or remove it"
+            f"a PIL image of mode {source.mode} cannot be read ({error}): convert it to RGB"
         ) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
-    if path.is_file() and not path.stat().st_size:
+def read_image(file: Path | BinaryIO, what: str) -> Image.Image:
+    """An image file as RGB, upright; ``what`` names it in errors.
+
+    Raises:
+        UserError: it does not exist or cannot be read.
+    """
+    try:
+        with Image.open(file) as opened:
+            return to_rgb(opened)
+    except FileNotFoundError as error:
+        raise UserError(f"{what} does not exist: check the path") from error
+    except UNREADABLE as error:
+        raise UserError(f"{what} cannot be read ({_reason(file, error)}): replace or remove it") from error
+
+
+def _reason(file: Path | BinaryIO, error: Exception) -> str:
+    if isinstance(file, Path) and file.is_file() and not file.stat().st_size:
         return "the file is empty"
-    return "it is no image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is no image"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright, 8 bits, three channels, transparency on white."""
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        pixels = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode != "F" and pixels.max(initial=0) > 255 else 255.0
-        if image.mode == "F" and pixels.max(initial=0) <= 1:
-            top = 1.0
-        image = Image.fromarray((pixels / top * 255).round().clip(0, 255).astype(np.uint8))
+        image = _to_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Greyscale of 16 bits, of 32 bits (holding 8 or 16) or of floats (up to 1 or 255) in 8 bits."""
+    pixels = np.asarray(image, dtype=np.float64)
+    highest = pixels.max(initial=0)
+    if image.mode == "F":
+        top = 1.0 if highest <= 1 else 255.0
+    else:
+        top = 255.0 if image.mode == "I" and highest <= 255 else 65535.0
+    return Image.fromarray((pixels / top * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -103,37 +121,58 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def load_images(sources: Sequence[ImageSource], side: int, progress: bool = False) -> list[Tensor]:
     """Decoded images (3, H, W), uint8; where the shorter side is longer than ``side`` it is reduced to it.
 
-    Decoding runs in parallel.
+    Decoding runs in parallel, and the pixels of files are kept on disk (see ``cache.py``).
     """
+    folder = cache_folder()
+    cache = DecodedCache(folder) if folder else None
 
     def load(source: ImageSource) -> Tensor:
-        image = open_image(source)
-        short = min(image.size)
-        if short > side:
-            size = tuple(max(side, round(edge * side / short)) for edge in image.size)
-            image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC, reducing_gap=3.0)
-        return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+        if cache is None or not isinstance(source, str | Path) or not Path(source).is_file():
+            pixels = _reduced(source, side)
+        else:
+            entry = cache.entry(Path(source), side)
+            kept = cache.get(entry)
+            pixels = _reduced(source, side) if kept is None else kept
+            if kept is None:
+                cache.put(entry, pixels)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    with ThreadPoolExecutor(cpu_count()) as workers:
-        return list(track(workers.map(load, sources), "decode", len(sources), progress))
+    loaded = in_parallel(load, sources, "decode", progress)
+    if cache is not None:
+        cache.trim()
+    return loaded
+
+
+def _reduced(source: ImageSource, side: int) -> np.ndarray:
+    """Pixels (H, W, 3) of an image whose shorter side is at most ``side``."""
+    image = open_image(source)
+    short = min(image.size)
+    if short > side:
+        width, height = (max(side, round(edge * side / short)) for edge in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.array(image)
 
 
 def readable(paths: Sequence[Path], progress: bool = False) -> list[Path]:
     """The paths that can be read as images; the others are named in a warning."""
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
 
     def check(path: Path) -> str | None:
         try:
-            _from_file(path)
+            open_image(path)
         except UserError as error:
             return str(error)
         return None
 
-    with ThreadPoolExecutor(cpu_count()) as workers:
-        problems = list(track(workers.map(check, paths), "check images", len(paths), progress))
+    problems = in_parallel(check, paths, "check images", progress)
     for problem in filter(None, problems):
         log.warning("skipped: %s", problem)
     return [path for path, problem in zip(paths, problems, strict=True) if problem is None]
+
+
+def in_parallel(work: Callable[[T], R], items: Sequence[T], what: str = "", show: bool = False) -> list[R]:
+    """``work`` of every item, in order, on all cores (decoding does not hold Python's lock)."""
+    with ThreadPoolExecutor(cpu_count()) as workers:
+        return list(track(workers.map(work, items), what, len(items), show))
 
 
 def is_image(path: Path) -> bool:

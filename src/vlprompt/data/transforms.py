@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from os import cpu_count
 from typing import Any
 
 import kornia.augmentation as K
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vlprompt.data.dataset import ImageSource
-from vlprompt.data.images import open_image
+from vlprompt.data.images import in_parallel, open_image
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,11 @@ class EvalTransform:
         self.processor = processor
 
     def __call__(self, sources: Sequence[ImageSource]) -> Tensor:
-        """Images -> (B, 3, s, s); decoding in parallel."""
-        with ThreadPoolExecutor(cpu_count()) as workers:
-            images = list(workers.map(open_image, sources))
-        return self.processor(images=images, return_tensors="pt")["pixel_values"]
+        """Images -> (B, 3, s, s), in parallel."""
+        return torch.cat(in_parallel(self._prepare, sources))
+
+    def _prepare(self, source: ImageSource) -> Tensor:
+        return self.processor(images=open_image(source), return_tensors="pt")["pixel_values"]
 
 
 class TrainTransform:

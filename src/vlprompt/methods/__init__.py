@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from dataclasses import make_dataclass
 from functools import cache
 from pathlib import Path
 
@@ -20,11 +21,15 @@ def all_methods() -> dict[str, type[Method]]:
 
 
 def get_method(name: str) -> type[Method]:
-    """A method by name, or from a file of your own (``my_method.py``).
+    """A method by name, from a file of your own (``my_method.py``), or several joined by ``+``.
+
+    ``dpl+kgcoop`` trains DPL's prompts with what KgCoOp adds to the cross-entropy.
 
     Raises:
-        UserError: no such method or file; lists the methods there are.
+        UserError: no such method or file; lists the methods there are. Methods that cannot be joined.
     """
+    if "+" in name:
+        return _compose(name)
     if name.endswith(".py"):
         return _from_file(Path(name))
     if name not in all_methods():
@@ -32,6 +37,31 @@ def get_method(name: str) -> type[Method]:
             f"unknown method '{name}': there are {', '.join(all_methods())}, or give a file my_method.py"
         )
     return all_methods()[name]
+
+
+@cache
+def _compose(name: str) -> type[Method]:
+    """The first method's prompts with the added losses of the others."""
+    prompts, *others = [get_method(part) for part in name.split("+")]
+    if prompts.loss is not Method.loss:
+        raise UserError(f"method '{prompts.name}' has a loss of its own: no other can be added ('{name}')")
+    losses = []
+    for other in others:
+        if other.added is None:
+            able = ", ".join(n for n, m in all_methods().items() if m.added)
+            raise UserError(f"method '{other.name}' adds nothing to the cross-entropy: add one of {able}")
+        losses.append(other.added)
+    bases = (*(loss.Settings for loss in losses), prompts.Settings)
+    settings = make_dataclass("Settings", [], bases=bases, frozen=True, kw_only=True)
+    settings.__doc__ = f"{prompts.title} with what {', '.join(o.title for o in others)} adds."
+    described = {
+        "name": name,
+        "title": " + ".join(m.title for m in (prompts, *others)),
+        "Settings": settings,
+        "__doc__": settings.__doc__,
+        "__module__": prompts.__module__,
+    }
+    return type(prompts.__name__, (*losses, prompts), described)
 
 
 def _from_file(path: Path) -> type[Method]:

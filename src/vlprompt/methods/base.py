@@ -9,8 +9,9 @@ Shapes: B images, K classes, E joint width, n context length, D width of a branc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from vlprompt.encoder import Encoder, Prompt, Row, context_slot
 from vlprompt.errors import UserError
+from vlprompt.lengths import check_lengths
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 
@@ -41,15 +43,38 @@ class Settings:
     weight_decay: float = 5e-4
     """weight decay of SGD"""
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not 0 <= number < math.inf:
+                    raise UserError(f"{field.name} {number}: give a number from 0")
+        if not self.batch_size:
+            raise UserError("batch_size 0: give 1 or more images a step")
+
 
 class Batch(NamedTuple):
     """Images and their labels.
 
-    ``images`` are pixels (B, 3, H, W) or, where no visual prompt is learned, image features (B, E).
+    ``images`` are pixels (B, 3, H, W) or, where no visual prompt is learned, image features (B, E);
+    ``frozen`` gives the image features (B, E) without prompts, where they are constants.
     """
 
     images: Tensor
     labels: Tensor
+    frozen: Callable[[], Tensor] | None = None
+
+
+class Outputs(NamedTuple):
+    """What one batch gives: what a loss is made of."""
+
+    batch: Batch
+    images: Tensor
+    """(B, E), L2-normalised"""
+    classes: Tensor
+    """(K, E), L2-normalised"""
+    logits: Tensor
+    """(B, K)"""
 
 
 @dataclass(frozen=True)
@@ -61,12 +86,14 @@ class Objective:
         optimizer: owns the parameters.
         split: which images the batch is drawn from.
         scheduled: whether the learning rate follows the schedule of the field.
+        start: first epoch in which it takes part.
     """
 
     loss: Callable[[Batch], Losses]
     optimizer: torch.optim.Optimizer
     split: Literal["train", "val"] = "train"
     scheduled: bool = True
+    start: int = 0
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -89,7 +116,9 @@ class Method(nn.Module):
     paper: ClassVar[str]
     year: ClassVar[int]
     learns: ClassVar[str]
-    Settings: ClassVar[type[Settings]] = Settings
+    Settings: ClassVar[Any] = Settings
+    added: ClassVar[type[Method] | None] = None
+    """What this method adds to the cross-entropy, for the prompts of any other (``dpl+kgcoop``)."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Other published settings, by name: what differs from the defaults."""
 
@@ -125,9 +154,13 @@ class Method(nn.Module):
         """Prompt of the vision branch, made of the parameters; ``None`` leaves images alone."""
         return None
 
-    def loss(self, batch: Batch) -> Losses:
-        """What to minimise; by default the cross-entropy of the logits."""
-        return {"loss": F.cross_entropy(self(batch.images), batch.labels)}
+    def terms(self, outputs: Outputs) -> Losses:
+        """Named terms beside the cross-entropy; add to ``super().terms(outputs)``."""
+        return {}
+
+    def total(self, terms: Losses) -> Tensor:
+        """The scalar to minimise: the sum of the terms."""
+        return torch.stack(list(terms.values())).sum()
 
     def see(self, features: Tensor, labels: Tensor) -> None:
         """Called before training where overridden: frozen image features (N, E) and labels (N,)."""
@@ -136,8 +169,16 @@ class Method(nn.Module):
 
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Use these classes from now on; what is learned stays."""
+        self.sequences = self.rows(tuple(classnames))
         self.classnames = tuple(classnames)
-        self.sequences = self.rows(self.classnames)
+
+    def loss(self, batch: Batch) -> Losses:
+        """What to minimise, and what it is made of."""
+        images, classes = self.image_features(batch.images), self.class_features()
+        logits = self.logits(images, classes)  # (B, K)
+        outputs = Outputs(batch, images, classes, logits)
+        terms = {"ce": F.cross_entropy(logits, batch.labels)} | self.terms(outputs)
+        return {"loss": self.total(terms)} | terms
 
     def class_features(self) -> Tensor:
         """(K, E), L2-normalised."""
@@ -151,13 +192,24 @@ class Method(nn.Module):
         """Logits (B, K) of pixels (B, 3, H, W) or image features (B, E)."""
         return self.logits(self.image_features(images), self.class_features())
 
+    def frozen_images(self, batch: Batch) -> Tensor:
+        """Image features of the frozen backbone (B, E); computed once where the pixels do not change."""
+        if batch.frozen is not None:
+            return batch.frozen()
+        with torch.no_grad():
+            return batch.images if batch.images.ndim == 2 else self.encoder.encode_image(batch.images)
+
+    def predicting_features(self) -> Tensor:
+        """Class features (K, E) that predictions are made with."""
+        return self.class_features()
+
     def logits(self, image_features: Tensor, class_features: Tensor) -> Tensor:
         """Scaled cosines: (B, E), (K, E) -> (B, K)."""
         return self.encoder.logit_scale * image_features @ class_features.mT
 
     def predictor(self) -> Callable[[Tensor], Tensor]:
         """A function from images to logits with all that does not depend on the image done once."""
-        class_features = self.class_features()
+        class_features = self.predicting_features()
         return lambda images: self.logits(self.image_features(images), class_features)
 
     def objectives(self) -> list[Objective]:
@@ -170,8 +222,12 @@ class Method(nn.Module):
         s = self.settings
         return torch.optim.SGD(parameters, s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
 
-    def backward(self, losses: Losses, backward: Callable[[Tensor], None]) -> None:
-        """Put gradients on the parameters; ``backward`` is the loop's own (scaling, processes)."""
+    def backward(self, losses: Losses, backward: Callable[..., None]) -> None:
+        """Put gradients on the parameters.
+
+        Args:
+            backward: what to call for ``Tensor.backward``; the loop's own (scaling, mean over processes).
+        """
         backward(losses["loss"])
 
     def first_stage(self) -> Method | None:
@@ -183,6 +239,10 @@ class Method(nn.Module):
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called when epoch ``epoch`` (from 0) of ``epochs`` has ended."""
+
+    def settled(self) -> bool:
+        """Whether nothing is left to learn before the last epoch; the stage then ends."""
+        return False
 
     def epoch_record(self) -> dict[str, Any]:
         """What the log keeps of this epoch beside the losses; plain numbers and lists."""
@@ -295,20 +355,28 @@ def random_tokens(count: int, width: int, encoder: Encoder, std: float = 0.02) -
     return nn.Parameter((torch.randn(count, width) * std).to(encoder.backbone.device))
 
 
-def deep_tokens(encoder: Encoder, depth: int, n_ctx: int, width: int) -> nn.ParameterList:
-    """Tokens (n_ctx, width) for the layers after the first of ``depth`` prompted ones."""
-    return nn.ParameterList(random_tokens(n_ctx, width, encoder) for _ in range(depth - 1))
+def deep_tokens(encoder: Encoder, lengths: Sequence[int], width: int) -> nn.ParameterList:
+    """Tokens (n, width) for each n in ``lengths``: one layer after the other."""
+    return nn.ParameterList(random_tokens(n, width, encoder) for n in lengths)
 
 
-def check_depth(depth: int, layers: Sequence[Any], branch: str) -> int:
-    """Number of layers to prompt: ``depth``, or all where the backbone has fewer.
+def layer_lengths(lengths: Sequence[int], n_ctx: int, depth: int, layers: int, branch: str) -> list[int]:
+    """Context length of each prompted layer: as given for every layer, or ``n_ctx`` in the first ``depth``.
 
     Raises:
-        UserError: less than one.
+        UserError: a depth below one; lengths for another number of layers.
     """
+    if lengths:
+        check_lengths(lengths, layers, branch)
+        return list(lengths)
     if depth < 1:
-        raise UserError(f"depth {depth} in the {branch} branch: give 1 to {len(layers)}")
-    return min(depth, len(layers))
+        raise UserError(f"depth {depth} in the {branch} branch: give 1 to {layers}")
+    return [n_ctx] * min(depth, layers)
+
+
+def words_within(encoder: Encoder, words: str, n_ctx: int) -> str:
+    """The words that a context of this length starts from; none where it is longer than they are."""
+    return words if len(encoder.tokenize([words])[0]) - 2 >= n_ctx else ""
 
 
 def distillation(student: Tensor, teacher: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vlprompt.encoder import Prompt, Row
 from vlprompt.methods import base
-from vlprompt.methods.base import Method, context_parameter, learnable_rows
+from vlprompt.methods.base import Batch, Losses, Method, context_parameter, learnable_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,10 @@ class CoCoOp(Method):
         context = self.ctx + shift[:, None]  # (B, n, D)
         class_features = self.encoder.encode_text(self.sequences, Prompt(context))  # (B, K, E)
         return self.logits(image_features[:, None], class_features)[:, 0]
+
+    def loss(self, batch: Batch) -> Losses:
+        """Cross-entropy."""
+        return {"loss": F.cross_entropy(self(batch.images), batch.labels)}
 
     def predictor(self) -> Callable[[Tensor], Tensor]:
         """Nothing can be done once for all images."""

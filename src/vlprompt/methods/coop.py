@@ -49,12 +49,16 @@ class CoOp(Method):
     def rows(self, classnames: Sequence[str]) -> list[Row]:
         """[start][context][class name][.][end], the name where ``position`` says (section 3.2)."""
         s = self.settings
-        if s.class_specific and len(self.ctx) != len(classnames) * self.n_ctx:
-            raise UserError(
-                f"a class-specific context was learned for {len(self.ctx) // self.n_ctx} classes and cannot "
-                f"serve {len(classnames)} others: train with a unified context (class_specific=False)"
-            )
         return learnable_rows(self.encoder, classnames, self.n_ctx, self.words, s.position, s.class_specific)
+
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """Other classes, unless every class has a context of its own."""
+        if self.settings.class_specific and tuple(classnames) != self.classnames:
+            raise UserError(
+                f"a class-specific context was learned for {len(self.classnames)} classes and cannot serve "
+                "others: train with a unified context (class_specific=False)"
+            )
+        super().set_classes(classnames)
 
     def text_prompt(self) -> Prompt:
         """The context at the input."""

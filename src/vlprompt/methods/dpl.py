@@ -4,21 +4,24 @@ Search stage: a supernet mixes, in each layer of both branches, prompts of 0 ...
 weights softmax(alpha); alphas learn on validation images, prompts on training images, in turn.
 Train stage: fresh prompts with the lengths of the largest alphas.
 
+The settings ``warmup``, ``nested``, ``sampled``, ``inherit`` and ``budget`` are this project's and mend
+the search; the preset ``paper`` is without them.
+
 Shapes: L layers, C longest context, D width of a branch, B images, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vlprompt.encoder import KeyValue, Prompt, Row, context_slot
-from vlprompt.lengths import Lengths, uniform_alphas
+from vlprompt.lengths import Lengths, check_lengths, first_alphas
 from vlprompt.methods import base
 from vlprompt.methods.base import (
     DEFAULT_TEMPLATE,
@@ -26,6 +29,7 @@ from vlprompt.methods.base import (
     Losses,
     Method,
     Objective,
+    Outputs,
     distillation,
     fill,
     random_tokens,
@@ -52,6 +56,22 @@ class Settings(base.Settings):
     """longest context that a text layer may get"""
     vision_max: int = 6
     """longest context that a vision layer may get"""
+    warmup: int = 0
+    """epochs of the search in which the prompts learn and the alphas wait"""
+    nested: bool = False
+    """a context of length c is the beginning of the longest one, so that all lengths learn together"""
+    sampled: bool = False
+    """prompts learn with one length a layer, drawn from softmax(alpha), instead of in the mixture"""
+    patience: int = 0
+    """end the search when the lengths have been the same for so many epochs; 0 is never"""
+    budget: int = 0
+    """largest number of context tokens in all layers of both branches; 0 is no limit"""
+    inherit: bool = False
+    """start the train stage from the supernet's prompts; with epochs=0 they stay as they are"""
+    text_start: tuple[int, ...] = ()
+    """lengths of another data set that the search of the text branch starts from"""
+    vision_start: tuple[int, ...] = ()
+    """lengths of another data set that the search of the vision branch starts from"""
     text_lengths: tuple[int, ...] = ()
     """context length of every text layer; given with vision_lengths, nothing is searched"""
     vision_lengths: tuple[int, ...] = ()
@@ -62,51 +82,105 @@ class Settings(base.Settings):
     """weight of KL(zero-shot CLIP || student) over the logits in the train stage"""
 
 
+PAPER = {"warmup": 0, "nested": False, "sampled": False, "patience": 0, "budget": 0, "inherit": False}
+"""The search as published, whatever the defaults."""
+
+
 class Supernet(Method):
-    """Search stage: one prompt (c, D) for every layer and every c in 1 ... C, and the alphas."""
+    """Search stage: a prompt (c, D) for every layer and every c in 1 ... C, and the alphas."""
 
     Settings = Settings
 
     def build(self) -> None:
-        """Prompts U(0, 1) in text and N(0, 1) in vision, alphas 1e-3 * N(0, 1)."""
+        """Prompts U(0, 1) in text and N(0, 1) in vision, nested ones N(0, 0.02^2); alphas 1e-3 * N(0, 1)."""
         s, backbone = self.settings, self.encoder.backbone
         self.text_prompts = nn.ParameterList(
-            nn.Parameter(torch.rand(_tokens(s.text_max), backbone.text_width).to(backbone.device))
+            random_tokens(s.text_max, backbone.text_width, self.encoder)
+            if s.nested
+            else nn.Parameter(torch.rand(_tokens(s.text_max), backbone.text_width).to(backbone.device))
             for _ in backbone.text_layers
         )
         self.vision_prompts = nn.ParameterList(
-            random_tokens(_tokens(s.vision_max), backbone.vision_width, self.encoder, std=1.0)
+            random_tokens(s.vision_max, backbone.vision_width, self.encoder)
+            if s.nested
+            else random_tokens(_tokens(s.vision_max), backbone.vision_width, self.encoder, std=1.0)
             for _ in backbone.vision_layers
         )
-        self.text_alphas = uniform_alphas(len(backbone.text_layers), s.text_max, backbone.device)
-        self.vision_alphas = uniform_alphas(len(backbone.vision_layers), s.vision_max, backbone.device)
+        self.text_alphas = first_alphas(len(backbone.text_layers), s.text_max, s.text_start, backbone.device)
+        self.vision_alphas = first_alphas(
+            len(backbone.vision_layers), s.vision_max, s.vision_start, backbone.device
+        )
+        self.register_buffer("stable", torch.zeros((), dtype=torch.long))
+        self.register_buffer("found", torch.zeros(len(self.text_alphas) + len(self.vision_alphas)).long())
+        self.chosen: Lengths | None = None
+        """Lengths that take the place of the mixture, for a step or to judge them."""
 
     def rows(self, classnames: Sequence[str]) -> list[Row]:
         """The frozen words "a photo of a {}."."""
         return self.encoder.tokenize([fill(DEFAULT_TEMPLATE, name) for name in classnames])
 
     def text_prompt(self) -> Prompt:
-        """The text branch's mixture."""
-        return _mixture(self.text_prompts, self.text_alphas)
+        """The text branch's mixture, or its chosen lengths."""
+        lengths = None if self.chosen is None else self.chosen.text
+        return self._prompt(self.text_prompts, self.text_alphas, lengths)
 
     def vision_prompt(self) -> Prompt:
-        """The vision branch's mixture."""
-        return _mixture(self.vision_prompts, self.vision_alphas)
+        """The vision branch's mixture, or its chosen lengths."""
+        lengths = None if self.chosen is None else self.chosen.vision
+        return self._prompt(self.vision_prompts, self.vision_alphas, lengths)
 
     def objectives(self) -> list[Objective]:
         """First-order bilevel: the alphas on a validation batch, then the prompts on a training batch."""
-        alphas = [self.text_alphas, self.vision_alphas]
-        adam = torch.optim.Adam(alphas, self.settings.alpha_lr, betas=(0.5, 0.999))
+        s, alphas = self.settings, [self.text_alphas, self.vision_alphas]
+        adam = torch.optim.Adam(alphas, s.alpha_lr, betas=(0.5, 0.999))
         prompts = [*self.text_prompts, *self.vision_prompts]
         return [
-            Objective(self.loss, adam, split="val", scheduled=False),
-            Objective(self.loss, self.sgd(prompts)),
+            Objective(self.loss, adam, split="val", scheduled=False, start=s.warmup),
+            Objective(self.sampled_loss if s.sampled else self.loss, self.sgd(prompts)),
         ]
+
+    def sampled_loss(self, batch: Batch) -> Losses:
+        """The loss of one configuration drawn from softmax(alpha)."""
+        with self.choose(self.draw()):
+            return self.loss(batch)
+
+    def draw(self) -> Lengths:
+        """One length a layer, with the probability that the alphas give it."""
+        text, vision = (
+            a.detach().softmax(-1).cpu().multinomial(1)[:, 0].tolist()
+            for a in (self.text_alphas, self.vision_alphas)
+        )
+        return Lengths(tuple(text), tuple(vision))
+
+    @contextmanager
+    def choose(self, lengths: Lengths) -> Iterator[None]:
+        """Use these lengths instead of the mixture."""
+        self.chosen = lengths
+        try:
+            yield
+        finally:
+            self.chosen = None
 
     @property
     def lengths(self) -> Lengths:
-        """The derived configuration: the argmax of each layer's alphas."""
-        return Lengths.from_alphas(self.text_alphas, self.vision_alphas)
+        """The derived configuration: the argmax of each layer's alphas, within the budget."""
+        return Lengths.from_alphas(self.text_alphas, self.vision_alphas, self.settings.budget)
+
+    def tokens(self, branch: Literal["text", "vision"], layer: int, length: int) -> Tensor:
+        """The prompt (length, D) of one candidate of one layer."""
+        prompts = self.text_prompts if branch == "text" else self.vision_prompts
+        return self._candidate(prompts[layer], length)
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """Count for how many epochs the lengths have been the same."""
+        now = torch.tensor([*self.lengths.text, *self.lengths.vision])
+        same = bool((now == self.found.cpu()).all()) and epoch > self.settings.warmup
+        self.stable.fill_(int(self.stable) + 1 if same else 0)
+        self.found.copy_(now)
+
+    def settled(self) -> bool:
+        """Whether the lengths were stable for ``patience`` epochs."""
+        return 0 < self.settings.patience <= int(self.stable)
 
     def epoch_record(self) -> dict[str, Any]:
         """softmax(alpha) of every layer."""
@@ -116,6 +190,25 @@ class Supernet(Method):
                 "vision": self.vision_alphas.detach().softmax(-1).tolist(),
             }
         }
+
+    def _candidate(self, prompt: Tensor, length: int) -> Tensor:
+        """A candidate's tokens: the first of the longest prompt, or its own in the row of all candidates."""
+        start = 0 if self.settings.nested else _tokens(length - 1)
+        return prompt[start : start + length]
+
+    def _prompt(self, prompts: nn.ParameterList, alphas: Tensor, lengths: Sequence[int] | None) -> Prompt:
+        """Key/value prompts: one candidate a layer, or all of them, (C(C+1)/2, D), with (C+1,) weights."""
+        if lengths is not None:
+            chosen = [self._candidate(p, n) for p, n in zip(prompts, lengths, strict=True)]
+            return Prompt(keys_values=[KeyValue(p) for p in chosen])
+        candidates = tuple(range(1, alphas.shape[1]))
+        if self.settings.nested:
+            beginnings = [i for n in candidates for i in range(n)]
+            every = [p[beginnings] for p in prompts]
+        else:
+            every = list(prompts)
+        weights = alphas.softmax(-1)  # (L, C+1)
+        return Prompt(keys_values=[KeyValue(p, w, candidates) for p, w in zip(every, weights, strict=True)])
 
 
 class DPL(Method):
@@ -127,13 +220,15 @@ class DPL(Method):
     year = 2025
     learns = "context length and key/value prompts of every layer, text and vision"
     Settings = Settings
+    frozen_context: Tensor | None = None
 
     def build(self) -> None:
         """One prompt a layer, none before the lengths are known."""
         s, backbone = self.settings, self.encoder.backbone
         self.lengths = Lengths(tuple(s.text_lengths), tuple(s.vision_lengths))
         if self.lengths.text or self.lengths.vision:
-            self.lengths.check(len(backbone.text_layers), len(backbone.vision_layers))
+            check_lengths(s.text_lengths, len(backbone.text_layers), "text")
+            check_lengths(s.vision_lengths, len(backbone.vision_layers), "vision")
         self.text_prompts = nn.ParameterList(
             random_tokens(n, backbone.text_width, self.encoder) for n in s.text_lengths
         )
@@ -156,10 +251,14 @@ class DPL(Method):
         self.settings = replace(self.settings, text_lengths=found.text, vision_lengths=found.vision)
         self.build()
         self.lengths = found
+        if self.settings.inherit:
+            for layer, (prompt, n) in enumerate(zip(self.text_prompts, found.text, strict=True)):
+                prompt.data.copy_(trained.tokens("text", layer, n).data)
+            for layer, (prompt, n) in enumerate(zip(self.vision_prompts, found.vision, strict=True)):
+                prompt.data.copy_(trained.tokens("vision", layer, n).data)
 
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Sequences of the new classes and, where it is needed, their embedded templates."""
-        self.frozen_context: Tensor | None = None
         super().set_classes(classnames)
         self.teacher: Tensor | None = None
         if self.settings.distill:
@@ -181,16 +280,13 @@ class DPL(Method):
         """Key/value prompts of the vision branch."""
         return Prompt(keys_values=[KeyValue(p) for p in self.vision_prompts])
 
-    def loss(self, batch: Batch) -> Losses:
-        """Cross-entropy, plus the distillation from zero-shot CLIP where it is asked for."""
-        logits = self(batch.images)  # (B, K)
-        ce = F.cross_entropy(logits, batch.labels)
+    def terms(self, outputs: Outputs) -> Losses:
+        """The distillation from zero-shot CLIP, where it is asked for."""
+        terms = super().terms(outputs)
         if self.teacher is None:
-            return {"loss": ce}
-        with torch.no_grad():
-            zeroshot = self.logits(self.encoder.encode_image(batch.images), self.teacher)  # (B, K)
-        kl = distillation(logits, zeroshot)
-        return {"loss": ce + self.settings.distill * kl, "ce": ce, "kl": kl}
+            return terms
+        zeroshot = self.logits(self.frozen_images(outputs.batch), self.teacher)  # (B, K)
+        return terms | {"kl": self.settings.distill * distillation(outputs.logits, zeroshot)}
 
     def _ensemble(self, classnames: Sequence[str]) -> tuple[list[Row], Tensor]:
         """Position-wise mean of the token embeddings over the ImageNet templates.
@@ -213,13 +309,6 @@ class DPL(Method):
             rows.append(sequences[0][:1] + slots + sequences[0][-1:])
             offset += longest - 2
         return rows, torch.cat(contexts)
-
-
-def _mixture(prompts: nn.ParameterList, alphas: Tensor) -> Prompt:
-    """Key/value prompts with the candidates of every layer side by side: (C(C+1)/2, D) and (L, C+1)."""
-    weights = alphas.softmax(-1)
-    lengths = tuple(range(1, alphas.shape[1]))
-    return Prompt(keys_values=[KeyValue(p, w, lengths) for p, w in zip(prompts, weights, strict=True)])
 
 
 def _tokens(longest: int) -> int:

@@ -9,11 +9,12 @@ from vlprompt.encoder import Prompt, Row
 from vlprompt.methods import base
 from vlprompt.methods.base import (
     Method,
-    check_depth,
     context_parameter,
     deep_tokens,
+    layer_lengths,
     learnable_rows,
     random_tokens,
+    words_within,
 )
 
 
@@ -33,6 +34,10 @@ class Settings(base.Settings):
     """prompted layers of both branches; more than the backbone has means all (9 in later work)"""
     ctx_init: str = "a photo of a"
     """words of the prompt; the first n_ctx of their tokens start the context, the rest stays frozen"""
+    text_lengths: tuple[int, ...] = ()
+    """context length of every text layer, e.g. those that a search found; replaces n_ctx and depth"""
+    vision_lengths: tuple[int, ...] = ()
+    """context length of every vision layer; replaces n_ctx and depth"""
 
 
 class IVLP(Method):
@@ -48,16 +53,17 @@ class IVLP(Method):
     def build(self) -> None:
         """Context from words, all other tokens N(0, 0.02^2)."""
         s, backbone, encoder = self.settings, self.encoder.backbone, self.encoder
-        text_depth = check_depth(s.depth, backbone.text_layers, "text")
-        vision_depth = check_depth(s.depth, backbone.vision_layers, "vision")
-        self.ctx = context_parameter(encoder, s.n_ctx, s.ctx_init)
-        self.text_deep = deep_tokens(encoder, text_depth, s.n_ctx, backbone.text_width)
-        self.vision_ctx = random_tokens(s.n_ctx, backbone.vision_width, encoder)
-        self.vision_deep = deep_tokens(encoder, vision_depth, s.n_ctx, backbone.vision_width)
+        text = layer_lengths(s.text_lengths, s.n_ctx, s.depth, len(backbone.text_layers), "text")
+        vision = layer_lengths(s.vision_lengths, s.n_ctx, s.depth, len(backbone.vision_layers), "vision")
+        self.words = words_within(encoder, s.ctx_init, text[0]) if s.text_lengths else s.ctx_init
+        self.ctx = context_parameter(encoder, text[0], self.words)
+        self.text_deep = deep_tokens(encoder, text[1:], backbone.text_width)
+        self.vision_ctx = random_tokens(vision[0], backbone.vision_width, encoder)
+        self.vision_deep = deep_tokens(encoder, vision[1:], backbone.vision_width)
 
     def rows(self, classnames: Sequence[str]) -> list[Row]:
         """[start][context][remaining words][class name][.][end]."""
-        return learnable_rows(self.encoder, classnames, self.settings.n_ctx, self.settings.ctx_init)
+        return learnable_rows(self.encoder, classnames, len(self.ctx), self.words)
 
     def text_prompt(self) -> Prompt:
         """Context at the input and at each further prompted layer."""

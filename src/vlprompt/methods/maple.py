@@ -9,7 +9,14 @@ from torch import nn
 
 from vlprompt.encoder import Prompt, Row
 from vlprompt.methods import base
-from vlprompt.methods.base import Method, check_depth, context_parameter, deep_tokens, learnable_rows
+from vlprompt.methods.base import (
+    Method,
+    context_parameter,
+    deep_tokens,
+    layer_lengths,
+    learnable_rows,
+    words_within,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,8 @@ class Settings(base.Settings):
     """prompted layers of both branches; more than the backbone has means all"""
     ctx_init: str = "a photo of a"
     """words of the prompt; the first n_ctx of their tokens start the context, the rest stays frozen"""
+    text_lengths: tuple[int, ...] = ()
+    """context length of every layer of both branches; replaces n_ctx and depth"""
 
 
 class MaPLe(Method):
@@ -44,16 +53,17 @@ class MaPLe(Method):
     def build(self) -> None:
         """Text tokens (n, D_text) and a coupling D_text -> D_vision for each of ``depth`` layers."""
         s, backbone = self.settings, self.encoder.backbone
-        layers = min(backbone.text_layers, backbone.vision_layers, key=len)
-        depth = check_depth(s.depth, layers, "shallower")
+        layers = min(len(backbone.text_layers), len(backbone.vision_layers))
+        lengths = layer_lengths(s.text_lengths, s.n_ctx, s.depth, layers, "text")
         widths = backbone.text_width, backbone.vision_width
-        self.ctx = context_parameter(self.encoder, s.n_ctx, s.ctx_init)
-        self.text_deep = deep_tokens(self.encoder, depth, s.n_ctx, backbone.text_width)
-        self.couplings = nn.ModuleList(nn.Linear(*widths) for _ in range(depth)).to(backbone.device)
+        self.words = words_within(self.encoder, s.ctx_init, lengths[0]) if s.text_lengths else s.ctx_init
+        self.ctx = context_parameter(self.encoder, lengths[0], self.words)
+        self.text_deep = deep_tokens(self.encoder, lengths[1:], backbone.text_width)
+        self.couplings = nn.ModuleList(nn.Linear(*widths) for _ in lengths).to(backbone.device)
 
     def rows(self, classnames: Sequence[str]) -> list[Row]:
         """[start][context][remaining words][class name][.][end]."""
-        return learnable_rows(self.encoder, classnames, self.settings.n_ctx, self.settings.ctx_init)
+        return learnable_rows(self.encoder, classnames, len(self.ctx), self.words)
 
     def text_prompt(self) -> Prompt:
         """Context at the input and at each further prompted layer."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vlprompt.methods import coop
-from vlprompt.methods.base import Batch, Losses, template_features
+from vlprompt.methods.base import Losses, Method, Outputs, template_features
 from vlprompt.methods.coop import CoOp
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(coop.Settings):
-    """ProGrad."""
+class Added:
+    """What the alignment of gradients adds to the settings of any prompts."""
 
     projection: float = 1.0
     """share of the conflicting part of the gradient that is removed"""
@@ -24,37 +23,39 @@ class Settings(coop.Settings):
     """temperature of the distillation from zero-shot CLIP"""
 
 
-class ProGrad(CoOp):
-    """ProGrad: the cross-entropy gradient without its part against the distillation gradient (eq. 5)."""
+class AlignedGradient(Method):
+    """The gradient without its part against the distillation gradient (eq. 5)."""
 
-    name = "prograd"
-    title = "ProGrad"
-    paper = "2205.14865"
-    year = 2023
-    learns = "text context"
-    Settings = Settings
+    Settings = Added
 
     def set_classes(self, classnames: Sequence[str]) -> None:
-        """Sequences and zero-shot features of the new classes."""
+        """Zero-shot features of the new classes."""
         super().set_classes(classnames)
-        self.teacher = template_features(self.encoder, self.classnames, self.templates[:1])  # (K, E)
+        self.general_features = template_features(  # (K, E)
+            self.encoder, self.classnames, self.templates[:1]
+        )
 
-    def loss(self, batch: Batch) -> Losses:
-        """Cross-entropy, and the distillation whose gradient gives the general direction."""
-        image_features = self.image_features(batch.images)
-        logits = self.logits(image_features, self.class_features())  # (B, K)
-        ce = F.cross_entropy(logits, batch.labels)
-        kl = soft_cross_entropy(logits, self.logits(image_features, self.teacher), self.settings.temperature)
-        return {"loss": ce, "kl": kl}
+    def terms(self, outputs: Outputs) -> Losses:
+        """The distillation whose gradient gives the general direction; it is not minimised."""
+        zeroshot = self.logits(self.frozen_images(outputs.batch), self.general_features)  # (B, K)
+        general = soft_cross_entropy(outputs.logits, zeroshot, self.settings.temperature)
+        return super().terms(outputs) | {"general": general}
 
-    def backward(self, losses: Losses, backward: Callable[[Tensor], None]) -> None:
-        """The aligned gradient."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        general = torch.autograd.grad(losses["kl"], parameters, retain_graph=True)
+    def total(self, terms: Losses) -> Tensor:
+        """All terms but the general direction."""
+        return super().total({name: value for name, value in terms.items() if name != "general"})
+
+    def backward(self, losses: Losses, backward: Callable[..., None]) -> None:
+        """The aligned gradient, each parameter's on its own."""
+        parameters = [p for p in self.parameters() if p.requires_grad and p.numel()]
+        backward(losses["general"], retain_graph=True)
+        general = [p.grad for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
         backward(losses["loss"])
         for parameter, direction in zip(parameters, general, strict=True):
-            assert parameter.grad is not None
-            parameter.grad = align(parameter.grad, direction, self.settings.projection)
+            if parameter.grad is not None and direction is not None:
+                parameter.grad = align(parameter.grad, direction, self.settings.projection)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -68,3 +69,20 @@ def align(gradient: Tensor, general: Tensor, share: float = 1.0) -> Tensor:
     direction = F.normalize(general.flatten(), dim=0).view_as(general)
     along = (gradient * direction).sum()
     return gradient - share * along.clamp(max=0) * direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Added, coop.Settings):
+    """ProGrad."""
+
+
+class ProGrad(AlignedGradient, CoOp):
+    """ProGrad: CoOp with the aligned gradient."""
+
+    name = "prograd"
+    title = "ProGrad"
+    paper = "2205.14865"
+    year = 2023
+    learns = "text context"
+    Settings = Settings
+    added = AlignedGradient

@@ -10,22 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlprompt.methods import ivlp
-from vlprompt.methods.base import Batch, Losses, distillation, template_features
+from vlprompt.methods.base import Losses, Method, Outputs, distillation, template_features
 from vlprompt.methods.ivlp import IVLP
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ivlp.Settings):
-    """PromptSRC."""
+class Added:
+    """What self-regulation adds to the settings of any prompts."""
 
-    lr: float = 0.0025
-    """learning rate of SGD"""
-    epochs: int = 20
-    """passes over the training images"""
-    n_ctx: int = 4
-    """context length in every prompted layer of both branches"""
-    depth: int = 9
-    """prompted layers of both branches; more than the backbone has means all"""
     text_weight: float = 25.0
     """weight of the L1 distance between prompted and frozen class features"""
     image_weight: float = 10.0
@@ -36,52 +28,37 @@ class Settings(ivlp.Settings):
     """standard deviation, in epochs, of that weight; 0 switches the average off"""
 
 
-class PromptSRC(IVLP):
-    """PromptSRC: cross-entropy + three consistency losses, prompts averaged over epochs (section 3.2)."""
+class SelfRegulation(Method):
+    """Three consistency losses, and prompts averaged over the epochs (section 3.2)."""
 
-    name = "promptsrc"
-    title = "PromptSRC"
-    paper = "2307.06948"
-    year = 2023
-    learns = "text context and visual tokens, independent"
-    Settings = Settings
-    presets = {  # noqa: RUF012
-        "few-shot": {"epochs": 50, "gpa_mean": 30.0, "gpa_std": 30.0},
-        "cross-dataset": {"depth": 3, "gpa_mean": 6.0, "gpa_std": 10.0},
-    }
+    Settings = Added
 
     def build(self) -> None:
-        """Parameters of IVLP, and the running average of each."""
+        """The running average of each parameter, beside it."""
         super().build()
         self.averages = [f"average_{i}" for i, _ in enumerate(self.parameters())]
         for name, parameter in zip(self.averages, self.parameters(), strict=True):
             self.register_buffer(name, torch.zeros_like(parameter))
 
     def set_classes(self, classnames: Sequence[str]) -> None:
-        """Sequences of the new classes and their frozen features, the mean over the templates."""
+        """Frozen features of the new classes, the mean over the templates."""
         super().set_classes(classnames)
-        self.teacher = template_features(  # (K, E)
+        self.frozen_classes = template_features(  # (K, E)
             self.encoder, self.classnames, self.templates, normalize_each=False
         )
 
-    def loss(self, batch: Batch) -> Losses:
-        """Cross-entropy + L1 in text + L1 in images + KL of the logits (eqs. 3 to 5)."""
-        s = self.settings
-        with torch.no_grad():
-            frozen_images = self.encoder.encode_image(batch.images)  # (B, E)
-            zeroshot = self.logits(frozen_images, self.teacher)  # (B, K)
-        images, classes = self.image_features(batch.images), self.class_features()
-        logits = self.logits(images, classes)  # (B, K)
-        losses = {
-            "ce": F.cross_entropy(logits, batch.labels),
-            "scl_text": s.text_weight * F.l1_loss(classes, self.teacher),
-            "scl_image": s.image_weight * F.l1_loss(images, frozen_images),
-            "scl_logits": distillation(logits, zeroshot),
+    def terms(self, outputs: Outputs) -> Losses:
+        """L1 in text + L1 in images + KL of the logits (eqs. 3 to 5)."""
+        s, frozen = self.settings, self.frozen_images(outputs.batch)  # (B, E)
+        return super().terms(outputs) | {
+            "scl_text": s.text_weight * F.l1_loss(outputs.classes, self.frozen_classes),
+            "scl_image": s.image_weight * F.l1_loss(outputs.images, frozen),
+            "scl_logits": distillation(outputs.logits, self.logits(frozen, self.frozen_classes)),
         }
-        return {"loss": torch.stack(list(losses.values())).sum()} | losses
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Add this epoch's prompts to the average; after the last epoch the average takes their place."""
+        super().after_epoch(epoch, epochs)
         if not self.settings.gpa_std:
             return
         weight = gaussian_weights(epochs, self.settings.gpa_mean, self.settings.gpa_std)[epoch].item()
@@ -97,3 +74,33 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> Tensor:
     """Weights (epochs,) of epochs 1 ... N under N(mean, std^2), adding up to 1 (section 3.2.2)."""
     at = torch.arange(1, epochs + 1, dtype=torch.float64)
     return (-((at - mean) ** 2) / (2 * std**2)).softmax(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Added, ivlp.Settings):
+    """PromptSRC."""
+
+    lr: float = 0.0025
+    """learning rate of SGD"""
+    epochs: int = 20
+    """passes over the training images"""
+    n_ctx: int = 4
+    """context length in every prompted layer of both branches"""
+    depth: int = 9
+    """prompted layers of both branches; more than the backbone has means all"""
+
+
+class PromptSRC(SelfRegulation, IVLP):
+    """PromptSRC: IVLP with self-regulation."""
+
+    name = "promptsrc"
+    title = "PromptSRC"
+    paper = "2307.06948"
+    year = 2023
+    learns = "text context and visual tokens, independent"
+    Settings = Settings
+    added = SelfRegulation
+    presets = {  # noqa: RUF012
+        "few-shot": {"epochs": 50, "gpa_mean": 30.0, "gpa_std": 30.0},
+        "cross-dataset": {"depth": 3, "gpa_mean": 6.0, "gpa_std": 10.0},
+    }

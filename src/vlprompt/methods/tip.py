@@ -55,14 +55,15 @@ class TipAdapter(Method):
 
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Cached images of classes that stay keep their names; other classes are zero-shot."""
-        if tuple(classnames) != self.classnames:
+        before = self.classnames
+        super().set_classes(classnames)
+        if self.classnames != before:
             position = {name: i for i, name in enumerate(classnames)}
             old = self.key_labels.tolist()
-            new = torch.tensor([position.get(self.classnames[i], -1) for i in old], dtype=torch.long)
+            new = torch.tensor([position.get(before[i], -1) for i in old], dtype=torch.long)
             stays = (new >= 0).to(self.keys.device)
             self.keys.data = self.keys.data[stays]
             self.key_labels.data = new.to(self.keys.device)[stays]
-        super().set_classes(classnames)
         self.handcrafted = template_features(self.encoder, self.classnames, self.templates)  # (K, E)
 
     def class_features(self) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vlprompt.encoder import Prompt, Row
 from vlprompt.methods import base
-from vlprompt.methods.base import DEFAULT_TEMPLATE, Method, check_depth, deep_tokens, fill, random_tokens
+from vlprompt.methods.base import DEFAULT_TEMPLATE, Method, deep_tokens, fill, layer_lengths, random_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class Settings(base.Settings):
     """visual tokens in every prompted layer"""
     depth: int = 12
     """prompted layers; 1 is VPT-shallow. More than the backbone has means all"""
+    vision_lengths: tuple[int, ...] = ()
+    """visual tokens of every layer, e.g. those that a search found; replaces n_ctx and depth"""
 
 
 class VPT(Method):
@@ -40,9 +42,11 @@ class VPT(Method):
     def build(self) -> None:
         """Tokens N(0, 0.02^2), (n, D) for each of ``depth`` layers."""
         s, backbone = self.settings, self.encoder.backbone
-        depth = check_depth(s.depth, backbone.vision_layers, "vision")
-        self.vision_ctx = random_tokens(s.n_ctx, backbone.vision_width, self.encoder)
-        self.vision_deep = deep_tokens(self.encoder, depth, s.n_ctx, backbone.vision_width)
+        first, *deep = layer_lengths(
+            s.vision_lengths, s.n_ctx, s.depth, len(backbone.vision_layers), "vision"
+        )
+        self.vision_ctx = random_tokens(first, backbone.vision_width, self.encoder)
+        self.vision_deep = deep_tokens(self.encoder, deep, backbone.vision_width)
 
     def rows(self, classnames: Sequence[str]) -> list[Row]:
         """The frozen words "a photo of a {}."."""

@@ -116,7 +116,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
     kind = str(
         rng.choice(
-            ["object", "count", "arrow", "place", "glyph", "digit"], p=[0.34, 0.1, 0.09, 0.1, 0.17, 0.2]
+            ["object", "count", "arrow", "place", "glyph", "digit"], p=[0.35, 0.11, 0.1, 0.11, 0.19, 0.14]
         )
     )
     colour, ground = pick(COLOURS), pick(COLOURS)
@@ -351,8 +351,8 @@ def _glyph(scene: Scene, rng: np.random.Generator, tilt: float) -> Image.Image:
     if not scene.written:
         return mask
     mask = _bend(mask, rng)
-    if rng.random() < 0.85:
-        few = int(rng.choice([8, 8, 8, 10, 14]))
+    if rng.random() < 0.6:
+        few = int(rng.choice([8, 10, 12, 14, 16]))
         mask = mask.resize((few, few), Image.Resampling.BOX)
         mask = Image.eval(mask, lambda v: min(255, round(v * 1.25)))
         mask = mask.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)

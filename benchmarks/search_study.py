@@ -1,0 +1,211 @@
+"""How good is the search? Measured as architecture-search research does.
+
+    python benchmarks/search_study.py --tasks digits,shapes --seeds 1 --variants paper,default
+
+For each task and seed, 30 random configurations are trained alone (once, kept in the record file). Each
+variant of the search is then run and asked for its judgement:
+
+* tau: Kendall's rank correlation between the supernet's validation loss with a configuration's lengths
+  and that configuration's test accuracy when trained alone; tau_alpha: the same for the alphas' log
+  probability of the configuration.
+* found: test accuracy of the found lengths trained alone; random: mean over configurations drawn with
+  the same number of tokens; best, mean: over the 30 configurations.
+
+The test accuracy is what tau is measured against; nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+
+from vlprompt import backbone, data
+from vlprompt.data.dataset import Dataset
+from vlprompt.encoder import Encoder
+from vlprompt.inputs import make_split
+from vlprompt.lengths import Lengths
+from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
+from vlprompt.train import Split, TrainOptions, fit
+
+LONGEST = 6
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paper": PAPER,
+    "default": {},
+    "warmup": PAPER | {"warmup": 0.5},
+    "nested": PAPER | {"nested": True},
+    "nested+warmup": PAPER | {"nested": True, "warmup": 0.5},
+    "sampled": PAPER | {"nested": True, "sampled": True},
+    "sampled+warmup": PAPER | {"nested": True, "sampled": True, "warmup": 0.5},
+}
+"""Changes to the defaults; a warm-up below 1 is a share of the search's epochs."""
+
+
+class Study:
+    """One task and seed: its images on a frozen backbone."""
+
+    def __init__(self, task: str, seed: int, base: dict[str, Any]):
+        self.task, self.seed, self.base = task, seed, base
+        self.dataset: Dataset = data.few_shot(data.load(f"toy:{task}"), 16, seed)
+        self.encoder = Encoder(backbone.load("toy"))
+        self.splits = {
+            "train": make_split(self.encoder, self.dataset.train),
+            "val": make_split(self.encoder, self.dataset.val),
+        }
+        self.test = make_split(self.encoder, self.dataset.test)
+        self.layers = len(self.encoder.backbone.text_layers), len(self.encoder.backbone.vision_layers)
+
+    def train(self, lengths: Lengths, inherit: Supernet | None = None) -> dict[str, float]:
+        """Accuracy of one configuration trained alone."""
+        torch.manual_seed(self.seed)
+        settings = Settings(**self.base, text_lengths=lengths.text, vision_lengths=lengths.vision)
+        method = DPL(self.encoder, self.dataset.classnames, settings, self.dataset.templates)
+        fit(method, self.splits, TrainOptions(seed=self.seed, device="cpu"), show=False)
+        method.eval()
+        return {
+            name: measure(method, split)[0]
+            for name, split in (("test", self.test), ("val", self.splits["val"]))
+        }
+
+    def search(self, changes: dict[str, Any]) -> tuple[Supernet, float, int]:
+        """A trained supernet, its seconds and epochs."""
+        torch.manual_seed(self.seed)
+        values = self.base | changes
+        epochs = values.get("search_epochs", 80)
+        if 0 < values.get("warmup", 0) < 1:
+            values["warmup"] = round(values["warmup"] * epochs)
+        settings = Settings(**values | {"epochs": epochs})
+        supernet = Supernet(self.encoder, self.dataset.classnames, settings, self.dataset.templates)
+        start = time.perf_counter()
+        history = fit(supernet, self.splits, TrainOptions(seed=self.seed, device="cpu"), show=False)
+        return supernet.eval(), time.perf_counter() - start, len(history)
+
+
+@torch.no_grad()
+def measure(method: Any, split: Split) -> tuple[float, float]:
+    """Accuracy in percent and mean cross-entropy."""
+    classes = method.class_features()
+    logits = torch.cat(
+        [
+            method.logits(method.image_features(split.images(at)), classes)
+            for at in torch.arange(len(split.labels)).split(128)
+        ]
+    )
+    accuracy = 100 * float((logits.argmax(-1) == split.labels).float().mean())
+    return accuracy, float(torch.nn.functional.cross_entropy(logits, split.labels))
+
+
+def random_lengths(rng: random.Random, layers: tuple[int, int], tokens: int | None = None) -> Lengths:
+    """Lengths drawn evenly, or evenly among those with a number of tokens (by rejection)."""
+    while True:
+        drawn = [rng.randint(0, LONGEST) for _ in range(sum(layers))]
+        while tokens is not None and sum(drawn) != tokens:  # walk to the wanted number
+            i = rng.randrange(len(drawn))
+            step = 1 if sum(drawn) < tokens else -1
+            drawn[i] = min(max(drawn[i] + step, 0), LONGEST)
+        return Lengths(tuple(drawn[: layers[0]]), tuple(drawn[layers[0] :]))
+
+
+def log_probability(supernet: Supernet, lengths: Lengths) -> float:
+    """Of a configuration, under the alphas."""
+    parts = zip((supernet.text_alphas, supernet.vision_alphas), (lengths.text, lengths.vision), strict=True)
+    return sum(float(a.detach().log_softmax(-1)[range(len(n)), n].sum()) for a, n in parts)
+
+
+def study(
+    task: str, seed: int, variants: Sequence[str], configs: int, base: dict[str, Any], file: Path
+) -> None:
+    """Append what is missing for one task and seed."""
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    mine = [r for r in records if r["task"] == task and r["seed"] == seed and r["base"] == base]
+
+    def append(record: dict[str, Any]) -> dict[str, Any]:
+        record = {"task": task, "seed": seed, "base": base} | record
+        with file.open("a") as opened:
+            opened.write(json.dumps(record) + "\n")
+        return record
+
+    case = Study(task, seed, base)
+    rng = random.Random(1000 + seed)
+    drawn = [random_lengths(rng, case.layers) for _ in range(configs)]
+    alone = [r for r in mine if r["kind"] == "alone"]
+    for lengths in drawn[len(alone) :]:
+        got = case.train(lengths)
+        alone.append(append({"kind": "alone", "text": lengths.text, "vision": lengths.vision} | got))
+    accuracies = [r["test"] for r in alone[:configs]]
+    for variant in variants:
+        if any(r["kind"] == "search" and r["variant"] == variant for r in mine):
+            continue
+        supernet, seconds, epochs = case.search(dict(VARIANTS[variant]))
+        losses = []
+        for lengths in drawn:
+            with supernet.choose(lengths):
+                losses.append(measure(supernet, case.splits["val"])[1])
+        found = supernet.lengths
+        control = [
+            case.train(random_lengths(random.Random(seed * 100 + i), case.layers, found.total))["test"]
+            for i in range(3)
+        ]
+        record = {
+            "kind": "search",
+            "variant": variant,
+            "tau": float(kendalltau([-x for x in losses], accuracies).statistic),
+            "tau_alpha": float(
+                kendalltau([log_probability(supernet, n) for n in drawn], accuracies).statistic
+            ),
+            "tau_tokens": float(kendalltau([n.total for n in drawn], accuracies).statistic),
+            "text": found.text,
+            "vision": found.vision,
+            "confidence": float(np.mean(found.text_confidence + found.vision_confidence)),
+            "found": case.train(found)["test"],
+            "random": float(np.mean(control)),
+            "mean": float(np.mean(accuracies)),
+            "best": float(np.max(accuracies)),
+            "seconds": seconds,
+            "epochs": epochs,
+        }
+        print(json.dumps(append(record)), flush=True)
+
+
+def table(file: Path) -> str:
+    """Markdown: a row a variant, means over tasks and seeds."""
+    found = [r for r in map(json.loads, file.read_text().splitlines()) if r["kind"] == "search"]
+    columns = ("tau", "tau_alpha", "tau_tokens", "found", "random", "mean", "best", "confidence", "seconds")
+    lines = ["| search | runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for variant in dict.fromkeys(r["variant"] for r in found):
+        rows = [r for r in found if r["variant"] == variant]
+        cells = [f"{np.mean([r[c] for r in rows]):.2f}" for c in columns]
+        lines.append(f"| {variant} | {len(rows)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tasks", default="digits,shapes,textures,directions")
+    parser.add_argument("--seeds", default="1")
+    parser.add_argument("--variants", default="paper,default")
+    parser.add_argument("--configs", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", nargs="*", default=[], help="settings of every training, e.g. epochs=40")
+    parser.add_argument("--out", type=Path, default=Path("out/search_study.jsonl"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    base = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in arguments.set)}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    for task in arguments.tasks.split(","):
+        for seed in map(int, arguments.seeds.split(",")):
+            study(task, seed, arguments.variants.split(","), arguments.configs, base, arguments.out)
+    print(table(arguments.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""The page of ``vlprompt app``: what is on it, and what a click does with the visitor's session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vlprompt.errors import UserError
+from vlprompt.methods import all_methods
+from vlprompt.session import Photo, Seen, Session, stage_epochs
+from vlprompt.train import Record
+
+SHOWN = 10
+"""Classes with a bar."""
+REDRAW = 0.2
+"""Seconds between two drawings of the training's progress."""
+MAX_FILE = "64mb"
+SUFFIXES = [".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
+FONT = ["system-ui", "sans-serif"]
+POLICY = (
+    b"default-src 'self' data: blob:; "
+    b"script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'"
+)
+"""What the browser may load: nothing from another host."""
+
+
+class Guard:
+    """Keeps the page to itself: nothing is loaded from other hosts, by the browser or by the server.
+
+    Gradio would fetch addresses of other hosts for whoever asks.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse such a request; otherwise add the policy to the answer."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY)]
+            await send(message)
+
+        path = scope["path"]
+        if "/proxy=" in path or ("/file=" in path and ":/" in path):
+            await JSONResponse({"error": "no other host is fetched"}, 403)(scope, receive, guarded)
+        else:
+            await self.app(scope, receive, guarded)
+
+
+def make_app(first: Session, folder: Path) -> ASGIApp:
+    """The ASGI application of the page.
+
+    Args:
+        first: every visitor's session starts as this one.
+        folder: for files to download.
+    """
+    theme = gr.themes.Default(font=FONT, font_mono=["monospace"])
+    mounted = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        _build(first, folder),
+        path="/",
+        theme=theme,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        max_file_size=MAX_FILE,
+        allowed_paths=[],
+    )
+    return Guard(mounted)
+
+
+# What clicks do. Every function takes the visitor's session first.
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Shows a :class:`UserError` to the visitor."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(str(error), title="That did not work", print_exception=False) from error
+
+
+def rename(session: Session, names: str) -> str:
+    """Use the class names in the box, one a line; what is in the box then."""
+    with _told():
+        session.set_classes(names.splitlines())
+    return "\n".join(session.classnames)
+
+
+def look(session: Session, picture: str | None) -> list[Any]:
+    """Bars and heat maps of both classifiers for a picture."""
+    if picture is None:
+        return _bars(None) + _bars(None)
+    with _told():
+        seen = session.look(Path(picture))
+    return _bars(seen[0]) + _bars(seen[1] if len(seen) > 1 else None)
+
+
+def _bars(seen: Seen | None) -> list[Any]:
+    """Values of a label and a heat map."""
+    if seen is None:
+        return [None, gr.Image(value=None, visible=False)]
+    return [seen.probabilities, gr.Image(value=seen.heat, visible=seen.heat is not None)]
+
+
+def add(session: Session, label: str | None, files: Sequence[str] | None) -> list[Any]:
+    """Add photos: the gallery, the labels to choose from, and an empty box for files."""
+    with _told():
+        session.add([Path(file) for file in files or ()], label or "")
+    return [_gallery(session.photos), gr.Dropdown(choices=_labels(session)), None]
+
+
+def clear(session: Session) -> list[Any]:
+    """Forget the photos: the empty gallery."""
+    session.photos.clear()
+    return _gallery(session.photos)
+
+
+def _gallery(photos: Sequence[Photo]) -> list[Any]:
+    return [(str(photo.path), photo.label) for photo in photos]
+
+
+def _labels(session: Session) -> list[str]:
+    return list(dict.fromkeys([*session.classnames, *(photo.label for photo in session.photos)]))
+
+
+def train(session: Session, method: str, epochs: int) -> Iterator[str]:
+    """Train on the photos; the progress as it is."""
+    total = epochs * len(stage_epochs(method))
+    records: list[Record] = []
+    drawn = 0.0
+    with _told():
+        yield _progress("Training starts …", records, total)
+        for record in session.train(method, epochs):
+            records.append(record)
+            if time.monotonic() - drawn > REDRAW:
+                drawn = time.monotonic()
+                yield _progress(_now(record, len(records), total), records, total)
+    if len(records) < total:
+        yield _progress(
+            f"Stopped after {len(records)} of {total} epochs; nothing has changed.", records, total
+        )
+    else:
+        title = all_methods()[method].title
+        yield _progress(
+            f"Done: {title}, {total} epochs, {len(session.photos)} photos, loss {records[-1]['loss']:.3f}.",
+            records,
+            total,
+        )
+
+
+def _now(record: Record, done: int, total: int) -> str:
+    stage = "searching" if record["stage"] == "search" else "training"
+    return f"Epoch {done} of {total} ({stage}), loss {record['loss']:.3f}"
+
+
+def _progress(text: str, records: Sequence[Record], total: int) -> str:
+    """A line of text, a bar and the curve of the loss, as HTML."""
+    width, height = 100, 30
+    losses = [record["loss"] for record in records]
+    top = max(losses, default=0) or 1
+    points = " ".join(
+        f"{(i + 1) / total * width:.2f},{height * (1 - loss / top):.2f}" for i, loss in enumerate(losses)
+    )
+    curve = (
+        f'<svg viewBox="0 -1 {width} {height + 2}" preserveAspectRatio="none" role="img" '
+        f'aria-label="loss by epoch" style="width:100%;height:7em">'
+        f'<polyline points="{points}" fill="none" stroke="var(--color-accent)" stroke-width="2" '
+        f'vector-effect="non-scaling-stroke"/></svg>'
+    )
+    return (
+        f'<div id="progress-text">{text}</div>'
+        f'<progress max="{total}" value="{len(records)}" style="width:100%"></progress>'
+        f"{curve if len(losses) > 1 else ''}"
+    )
+
+
+# What is on the page.
+
+
+def _build(first: Session, folder: Path) -> gr.Blocks:
+    title = f"vlprompt · {first.zeroshot.model}"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        session = gr.State()
+        gr.Markdown(
+            "# Teach a frozen vision-language model your classes\n"
+            f"Backbone **{first.zeroshot.model}**. Name classes and drop a picture: the model tells them apart "
+            "by their names alone. Add a few photos of each class and train: only prompts are learned."
+        )
+        with gr.Row():
+            with gr.Column(scale=2):
+                gr.Markdown("### 1 · Classes")
+                names = gr.Textbox(label="Class names, one a line", lines=4, max_lines=12, elem_id="names")
+                use = gr.Button("Use these names", elem_id="use")
+                gr.Markdown("### 2 · Picture")
+                picture = gr.Image(
+                    label="Drop a picture here",
+                    type="filepath",
+                    sources=["upload", "clipboard"],
+                    height=260,
+                    elem_id="picture",
+                )
+            before, before_heat = _view("Zero-shot: names alone", "zeroshot")
+            after, after_heat = _view("Tuned: learned prompts", "tuned")
+        gr.Markdown("### 3 · Teach it with a few photos")
+        with gr.Row():
+            with gr.Column(scale=2):
+                label = gr.Dropdown(
+                    label="Class that the photos show",
+                    allow_custom_value=True,
+                    elem_id="label",
+                )
+                files = gr.File(
+                    label="Photos of this class",
+                    file_count="multiple",
+                    file_types=SUFFIXES,
+                    height=140,
+                    elem_id="files",
+                )
+                adding = gr.Button("Add", elem_id="add")
+            with gr.Column(scale=4):
+                photos = gr.Gallery(
+                    label="Photos to learn from", columns=8, height=260, interactive=False, elem_id="photos"
+                )
+                clearing = gr.Button("Forget the photos", size="sm")
+        with gr.Row():
+            with gr.Column(scale=2):
+                method = gr.Dropdown(_choices(), value="coop", label="Method", elem_id="method")
+                epochs = gr.Slider(1, 200, value=50, step=1, label="Epochs of each stage", elem_id="epochs")
+                with gr.Row():
+                    start = gr.Button("Train", variant="primary", elem_id="train")
+                    stop = gr.Button("Stop", elem_id="stop")
+            with gr.Column(scale=4):
+                progress = gr.HTML(elem_id="progress")
+                with gr.Row():
+                    save = gr.Button("Save the classifier", elem_id="save")
+                    download = gr.DownloadButton("Download the zip file", visible=False, elem_id="download")
+
+        views = [before, before_heat, after, after_heat]
+
+        def begin() -> list[Any]:
+            own = first.own()
+            return [own, "\n".join(own.classnames), gr.Dropdown(choices=own.classnames)]
+
+        def keep(session: Session) -> gr.DownloadButton:
+            with _told():
+                return gr.DownloadButton(value=str(session.save(folder)), visible=True)
+
+        looking = {"fn": look, "inputs": [session, picture], "outputs": views, "show_progress": "minimal"}
+        page.load(begin, None, [session, names, label])
+        picture.change(**looking)
+        use.click(rename, [session, names], names).success(**looking)
+        adding.click(add, [session, label, files], [photos, label, files])
+        clearing.click(clear, session, photos)
+        start.click(train, [session, method, epochs], progress, show_progress="hidden").success(
+            lambda session: "\n".join(session.classnames), session, names
+        ).success(**looking)
+        stop.click(lambda session: session.stop.set(), session, None)
+        save.click(keep, session, download)
+    return page
+
+
+def _view(title: str, name: str) -> tuple[gr.Label, gr.Image]:
+    """A column with one classifier's bars and its heat map."""
+    with gr.Column(scale=2):
+        bars = gr.Label(label=title, num_top_classes=SHOWN, elem_id=name)
+        heat = gr.Image(
+            label="Where it saw the likeliest class",
+            interactive=False,
+            visible=False,
+            height=260,
+            elem_id=f"{name}-heat",
+        )
+    return bars, heat
+
+
+def _choices() -> list[tuple[str, str]]:
+    """The methods that learn something, by title."""
+    return [
+        (f"{kind.title}: {kind.learns}", name) for name, kind in all_methods().items() if name != "zeroshot"
+    ]

@@ -1,0 +1,180 @@
+"""GenPT, Generalizable Prompt Tuning (arXiv 2410.03189): soft and hand-crafted prompts as two views.
+
+From the paper's abstract: hand-crafted prompts generalise to unseen classes, soft prompts fit the seen
+ones; both are views of the text modality whose mutual information is maximised, and a class-wise
+augmentation from the visual modality makes the prompts more expressive. Its equations were not at hand:
+the InfoNCE bound, the shift of the context and the mixed prediction below are this project's reading
+of it. Every piece has its switch.
+
+Shapes: K classes, M images a class, E joint width, D text width, n context length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlprompt.encoder import Prompt, Row
+from vlprompt.methods import coop
+from vlprompt.methods.base import Losses, Method, Outputs, learnable_rows, template_features
+from vlprompt.methods.coop import CoOp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """What the two views add to the settings of any prompts."""
+
+    mutual_information: float = 1.0
+    """weight of the mutual information between soft and hand-crafted class features; 0 leaves it out"""
+    tau: float = 0.07
+    """temperature of the mutual information"""
+    learn_tau: bool = False
+    """whether the temperature is learned"""
+    view_mix: float = 0.5
+    """share of the soft view in the class features that predict; 1 is the soft prompts alone"""
+    n_templates: int = 0
+    """number of templates in the hand-crafted view; 0 takes all"""
+
+
+class TwoViews(Method):
+    """Cross-entropy of the soft view + weight * L_MI; predictions from both views mixed."""
+
+    Settings = Added
+
+    def build(self) -> None:
+        """The temperature, where it is learned."""
+        super().build()
+        if self.settings.learn_tau:
+            log_tau = torch.tensor(math.log(self.settings.tau), device=self.encoder.backbone.device)
+            self.log_tau = nn.Parameter(log_tau)
+
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """The hand-crafted view of the new classes, the mean over the templates."""
+        templates = self.templates[: self.settings.n_templates or None]
+        self.handcrafted = template_features(self.encoder, classnames, templates)  # (K, E)
+        super().set_classes(classnames)
+
+    def terms(self, outputs: Outputs) -> Losses:
+        """L_MI, and the bound on the mutual information in nats, which is only logged."""
+        terms, s = super().terms(outputs), self.settings
+        if not s.mutual_information:
+            return terms
+        tau = self.log_tau.exp() if s.learn_tau else s.tau
+        loss = info_nce(outputs.classes, self.handcrafted, tau)
+        nats = math.log(len(self.handcrafted)) - loss.detach()
+        return terms | {"mi": s.mutual_information * loss, "mi_nats": nats}
+
+    def total(self, terms: Losses) -> Tensor:
+        """All terms but the logged bound."""
+        return super().total({name: value for name, value in terms.items() if name != "mi_nats"})
+
+    def predicting_features(self) -> Tensor:
+        """normalise(beta * w_s + (1 - beta) * w_h), (K, E)."""
+        beta = self.settings.view_mix
+        return F.normalize(beta * self.class_features() + (1 - beta) * self.handcrafted, dim=-1)
+
+
+def info_nce(soft: Tensor, handcrafted: Tensor, tau: Tensor | float) -> Tensor:
+    """L_MI of two views (K, E), in both directions; I(s; h) >= log K - L_MI (arXiv 1807.03748, eq. 5)."""
+    scores = soft @ handcrafted.mT / tau  # (K, K)
+    same = torch.arange(len(soft), device=soft.device)
+    return (F.cross_entropy(scores, same) + F.cross_entropy(scores.mT, same)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Added, coop.Settings):
+    """GenPT."""
+
+    ctx_init: str = "a photo of a"
+    """words whose embeddings start the context; empty for n_ctx random tokens"""
+    n_ctx: int = 4
+    """context length where ctx_init is empty"""
+    augmentation: bool = True
+    """class-wise visual augmentation: each class's images shift its context"""
+    text_share: float = 0.5
+    """part of the classes that in training are shifted from their text, as classes without images are"""
+
+
+class GenPT(TwoViews, CoOp):
+    """GenPT: ctx_k = ctx + h(u_k), with u_k a mixture of the image features of class k."""
+
+    name = "genpt"
+    title = "GenPT"
+    paper = "2410.03189"
+    year = 2024
+    learns = "text context and its shift by each class's images"
+    Settings = Settings
+    added = TwoViews
+
+    def build(self) -> None:
+        """Context (n, D), the network h: E -> E / 16 -> D, and what it sees of each class, (K, E)."""
+        super().build()
+        if not self.settings.augmentation:
+            return
+        backbone = self.encoder.backbone
+        width, hidden = backbone.joint_width, max(backbone.joint_width // 16, 1)
+        layers = nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, backbone.text_width)
+        self.shift = nn.Sequential(*layers).to(backbone.device)
+        nn.init.zeros_(layers[2].weight)  # starts as no shift
+        nn.init.zeros_(layers[2].bias)
+        seen = torch.zeros(len(self.classnames), width, device=backbone.device)
+        self.seen = nn.Parameter(seen, requires_grad=False)
+        self.gap = nn.Parameter(torch.zeros(width, device=backbone.device), requires_grad=False)
+        self.images: Tensor | None = None
+        self.has_image: Tensor | None = None
+
+    def see(self, features: Tensor, labels: Tensor) -> None:
+        """Keep the training images' features (N, E): padded (K, M, E), and their mean (K, E)."""
+        if not self.settings.augmentation:
+            return
+        members = [features[labels == k].float() for k in range(len(self.classnames))]
+        self.images = nn.utils.rnn.pad_sequence(members, batch_first=True)  # (K, M, E)
+        counts = torch.tensor([len(m) for m in members], device=features.device)  # (K,)
+        self.has_image = torch.arange(self.images.shape[1], device=features.device) < counts[:, None]
+        means = torch.stack([m.mean(0) for m in members])  # (K, E)
+        self.seen.copy_(F.normalize(means, dim=-1))
+        self.gap.copy_((means - self.handcrafted).mean(0))
+
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """New classes have no images: their text, moved by the modality gap, stands for them."""
+        old = dict(zip(self.classnames, range(len(self.classnames)), strict=True))
+        changed = tuple(classnames) != self.classnames
+        super().set_classes(classnames)
+        if self.settings.augmentation and changed:
+            known = [old.get(name, -1) for name in self.classnames]
+            from_text = self.from_text()
+            rows = [self.seen[i] if i >= 0 else from_text[k] for k, i in enumerate(known)]
+            self.seen.data = torch.stack(rows)
+
+    def rows(self, classnames: Sequence[str]) -> list[Row]:
+        """[start][context of the class][class name][.][end]; one context for all without augmentation."""
+        if not self.settings.augmentation:
+            return super().rows(classnames)
+        words, position = self.words, self.settings.position
+        return learnable_rows(self.encoder, classnames, self.n_ctx, words, position, class_specific=True)
+
+    def text_prompt(self) -> Prompt:
+        """The context, or each class's: (K * n, D)."""
+        if not self.settings.augmentation:
+            return super().text_prompt()
+        shift = self.shift(self.conditions())  # (K, D)
+        return Prompt(context=(self.ctx + shift[:, None]).flatten(0, 1))
+
+    def conditions(self) -> Tensor:
+        """u_k, (K, E): in training drawn anew at each step, afterwards the mean of each class."""
+        if not self.training or self.images is None or self.has_image is None:
+            return self.seen
+        lambdas = torch.empty(self.has_image.shape).exponential_().to(self.images.device) * self.has_image
+        lambdas = lambdas / lambdas.sum(-1, keepdim=True)  # Dirichlet(1, ..., 1), (K, M)
+        mixed = F.normalize((lambdas[..., None] * self.images).sum(1), dim=-1)  # (K, E)
+        by_text = torch.rand(len(mixed)).to(mixed.device) < self.settings.text_share
+        return torch.where(by_text[:, None], self.from_text(), mixed)
+
+    def from_text(self) -> Tensor:
+        """What stands for a class's images where there are none: normalise(w_h + gap), (K, E)."""
+        return F.normalize(self.handcrafted + self.gap, dim=-1)

@@ -1,0 +1,117 @@
+"""Results of many runs in one file of JSON lines that no kill can spoil.
+
+Records are only ever added, each in one locked and synced write. Several processes may write at
+once. ``pandas.read_json(path, lines=True)`` and DuckDB's ``read_json_auto`` read the file as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from vlprompt.errors import UserError
+
+
+class Store:
+    """A file of records, each with a ``key`` of its own.
+
+    Args:
+        path: the file; made at the first record.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._records: dict[str, dict[str, Any]] = {}
+        self._bytes = 0  # how much of the file has been read, always whole lines
+        self._lines = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """All records, oldest first.
+
+        Raises:
+            UserError: the file cannot be used, or a line of it is damaged.
+        """
+        if self.path.exists():
+            self.open()
+        return list(self._records.values())
+
+    def open(self) -> None:
+        """Make the file, or repair it where a kill cut off its last line.
+
+        Raises:
+            UserError: the file cannot be used, or a line of it is damaged.
+        """
+        with self._opened():
+            pass
+
+    def append(self, record: dict[str, Any]) -> bool:
+        """Add a record; it is on the disk when this returns. False where its key is there already.
+
+        Raises:
+            UserError: the file cannot be used, or a line of it is damaged.
+        """
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        with self._opened() as file:
+            if record["key"] in self._records:
+                return False
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+            self._catch_up(file)
+        return True
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        """The file, repaired and read to its end, while no other process uses it."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                self._repair(file)
+                self._catch_up(file)
+                yield file
+        except OSError as error:
+            raise UserError(
+                f"results file '{self.path}' cannot be used ({error.strerror}): give a place to write to"
+            ) from error
+
+    def _repair(self, file: IO[bytes]) -> None:
+        """End the last line, or take it away where a kill cut it off: only a whole line is a record."""
+        file.seek(self._bytes)
+        tail = file.read().rpartition(b"\n")[2]
+        if not tail:
+            return
+        if _record_in(tail) is not None:  # the kill took its line break only
+            file.write(b"\n")
+        else:
+            file.truncate(file.tell() - len(tail))
+        file.flush()
+
+    def _catch_up(self, file: IO[bytes]) -> None:
+        """Read the lines that were added since the last time."""
+        file.seek(self._bytes)
+        for line in file:
+            self._bytes += len(line)
+            self._lines += 1
+            record = _record_in(line)
+            if record is not None:
+                self._records.setdefault(record["key"], record)
+            elif line.strip():
+                shown = line[:30].decode(errors="replace").strip()
+                raise UserError(
+                    f"results file '{self.path}', line {self._lines}, is no record ('{shown}...'): remove it"
+                )
+
+
+def _record_in(line: bytes) -> dict[str, Any] | None:
+    """The record that a line is, or None where it is not a whole one."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "key" in record else None

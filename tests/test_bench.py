@@ -1,0 +1,232 @@
+"""The benchmark's plan, and its runs: killed, failing, in processes and on a Ray cluster."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import tyro
+
+from vlprompt.bench import Choice, bench, make_plan, parse_changes
+from vlprompt.errors import UserError
+from vlprompt.methods import get_method
+from vlprompt.protocols import PROTOCOLS, run_cell
+from vlprompt.store import Store
+from vlprompt.suites import SUITES
+
+
+def choice(**changes) -> Choice:
+    few = {"methods": ["zeroshot"], "datasets": ["shapes"], "protocols": ["few-shot"], "shots": [1]}
+    return Choice(**{"suite": "toy", "seeds": [1], **few, **changes})
+
+
+# The plan.
+
+
+def test_plan_has_every_combination_once_and_one_seed_after_the_other():
+    options = {"methods": ["coop", "zeroshot", "coop"], "datasets": ["shapes", "fonts"]}
+    plan = make_plan(choice(**options, shots=[1, 4], seeds=[1, 2, 3]), [], workers=2)
+    assert len(plan.cells) == len({cell.key for cell in plan.cells}) == 2 * 2 * 2 * 3
+    assert [cell.seed for cell in plan.cells] == [1] * 8 + [2] * 8 + [3] * 8
+    assert plan.missing == plan.cells
+    assert plan.seconds == len(plan.cells) * SUITES["toy"].seconds / 2
+
+
+def test_protocols_have_their_shots_data_sets_and_presets():
+    plan = make_plan(choice(methods=["promptsrc"], protocols=list(PROTOCOLS), shots=[1, 16]), [], 1)
+    found = [(c.protocol, c.dataset, c.shots, c.preset) for c in plan.cells]
+    assert found == [
+        ("few-shot", "shapes", 1, "few-shot"),
+        ("few-shot", "shapes", 16, "few-shot"),
+        ("base-to-new", "shapes", 16, ""),
+        ("cross-dataset", "coloured-shapes", 16, "cross-dataset"),
+        ("domain", "coloured-shapes", 16, "cross-dataset"),
+    ]
+
+
+def test_settings_are_what_differs_from_the_published():
+    suite = SUITES["toy"].settings["coop"]
+    (usual,) = make_plan(choice(methods=["coop"]), [], 1).cells
+    published = get_method("coop").settings_for(1)
+    assert usual.settings == {k: v for k, v in suite.items() if v != getattr(published, k)} != {}
+    changed = choice(methods=["coop"], changes=[f"coop.epochs={published.epochs}", "coop.n_ctx=2"])
+    (cell,) = make_plan(changed, [], 1).cells
+    assert "epochs" not in cell.settings
+    assert cell.settings["n_ctx"] == 2
+
+
+def test_what_cannot_be_done_is_left_out_with_a_reason():
+    plan = make_plan(choice(methods=["linear", "zeroshot"], protocols=["few-shot", "base-to-new"]), [], 1)
+    assert [(c.method, c.protocol) for c in plan.cells] == [
+        ("linear", "few-shot"),
+        ("zeroshot", "few-shot"),
+        ("zeroshot", "base-to-new"),
+    ]
+    assert len(plan.left_out) == 1
+    assert "linear is left out of base-to-new: a linear probe knows only" in plan.left_out[0]
+
+
+def test_recorded_runs_are_done_and_give_the_estimate():
+    first = make_plan(choice(seeds=[1, 2]), [], 1)
+    records = [{"key": cell.key, "run": cell.run, "seconds": 7.0} for cell in first.cells]
+    plan = make_plan(choice(seeds=[1, 2, 3, 4]), records, workers=2)
+    assert [cell.seed for cell in plan.missing] == [3, 4]
+    assert plan.seconds == 7.0
+
+
+def test_a_file_of_ones_own_is_run_again_when_it_changes(tmp_path):
+    file = tmp_path / "mine.py"
+    keys = set()
+    for title in ("One", "Two"):
+        text = "from vlprompt.methods.coop import CoOp\nclass Mine(CoOp):\n    name = 'mine'\n"
+        file.write_text(text + f"    title = '{title}'\n")
+        keys |= {cell.key for cell in make_plan(choice(methods=[str(file)]), [], 1).cells}
+    assert len(keys) == 2
+
+
+def test_the_command_of_a_run_makes_that_run(tmp_path, capsys):
+    changes = ["coop.position=front", "coop.class_specific=True", "dpl+kgcoop.text_lengths=4,0,1,2"]
+    plan = make_plan(choice(methods=["coop", "dpl+kgcoop"], changes=changes), [], 1)
+    for index, cell in enumerate(plan.cells):
+        out = tmp_path / str(index)
+        Store(out / "results.jsonl").append({"key": cell.key, "run": cell.run, "seconds": 1.0})
+        words = shlex.split(cell.command)
+        assert words[:2] == ["vlprompt", "bench"]
+        tyro.cli(bench, args=[*words[2:], "--out", str(out), "--plan", "--json"])
+        assert json.loads(capsys.readouterr().out) == {"runs": 1, "done": 1, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("coop.epochs=20", {"epochs": 20}),
+        ("coop.lr=1", {"lr": 1.0}),
+        ("coop.class_specific=true", {"class_specific": True}),
+        ("coop.ctx_init=a photo=of a.b", {"ctx_init": "a photo=of a.b"}),
+        ("coop.position=front", {"position": "front"}),
+    ],
+)
+def test_changes(change, value):
+    parsed = parse_changes([change], ["coop"])["coop"]
+    assert parsed == value
+    assert [type(v) for v in parsed.values()] == [type(v) for v in value.values()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"changes": ["epochs=20"]}, "write METHOD.NAME=VALUE"),
+        ({"changes": ["zeroshot.epochs"]}, "write METHOD.NAME=VALUE"),
+        ({"changes": ["coop.epochs=20"]}, "'coop' is not among --methods zeroshot"),
+        ({"changes": ["zeroshot.epoch=20"]}, "no setting 'epoch'.*there are .*epochs"),
+        ({"changes": ["zeroshot.epochs=many"]}, "'many' is no int"),
+        ({"changes": ["zeroshot.ensemble=maybe"]}, "'maybe' is no bool"),
+        ({"methods": ["nothing"]}, "unknown method 'nothing'"),
+        ({"methods": []}, "--methods is empty"),
+        ({"datasets": ["cats"]}, "unknown data set 'cats' in suite 'toy': there are shapes"),
+        ({"protocols": ["one-shot"]}, "unknown protocol 'one-shot'.*few-shot"),
+        ({"shots": [0]}, "--shots 0"),
+        ({"suite": "benchmark", "datasets": ["dtd"]}, "give --root"),
+    ],
+)
+def test_errors(changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        make_plan(choice(**changes), [], 1)
+    assert "\n" not in str(error.value)
+
+
+# The runs.
+
+COMMAND = "import sys, tyro; from vlprompt.bench import bench; tyro.cli(bench, args=sys.argv[1:])"
+SCENARIO = [
+    *("--methods", "zeroshot,coop", "--datasets", "fonts", "--shots", "1", "--seeds", "1,2"),
+    *("--set", "coop.n_ctx=400", "--workers", "2"),
+]
+"""Two runs that succeed and two that cannot: no backbone has 400 positions."""
+
+
+def start(out) -> subprocess.Popen:
+    command = [sys.executable, "-c", COMMAND, *SCENARIO, "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(what, seconds: float = 120.0):
+    """What a function gives as soon as that is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path):
+    store = Store(tmp_path / "results.jsonl")
+    first = start(tmp_path)
+    wait_for(store.read)
+    workers = workers_of(first)
+    assert len(workers) == 2
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    wait_for(lambda: not any(worker.is_running() for worker in workers), 20)
+    before = store.read()
+
+    second = start(tmp_path)
+    wait_for(lambda: len(workers_of(second)) == 2)[0] if False else wait_for(lambda: workers_of(second))
+    workers_of(second)[0].kill()  # its run is started again
+    _, shown = second.communicate(timeout=300)
+    records = store.read()
+    assert records[: len(before)] == before
+    assert sorted((r["run"]["method"], r["run"]["seed"]) for r in records) == [
+        ("zeroshot", 1),
+        ("zeroshot", 2),
+    ]
+    assert second.returncode == 1
+    failed = [line for line in shown.splitlines() if line.startswith("failed:")]
+    assert len(failed) == 2
+    assert all("coop on fonts, few-shot, 1 shots, seed" in line and "needs" in line for line in failed)
+
+    again = run_cell(make_plan(choice(datasets=["fonts"]), [], 1).cells[0])
+    (recorded,) = [r for r in records if r["run"]["seed"] == 1]
+    assert again["key"] == recorded["key"]
+    assert again["metrics"] == recorded["metrics"]
+
+
+def test_ray_cluster_of_which_a_worker_is_killed(monkeypatch):
+    pytest.importorskip("ray")
+    from vlprompt.cluster import run_on_cluster
+
+    plan = make_plan(
+        choice(datasets=["fonts"], methods=["zeroshot", "coop"], changes=["coop.n_ctx=400"], seeds=[1, 2]),
+        [],
+        1,
+    )
+    outcomes = run_on_cluster(plan.cells, "local", workers=2)
+    collected = []
+
+    def busy() -> list[psutil.Process]:
+        everything = psutil.Process().children(recursive=True)
+        return [p for p in everything if "ray::attempt" in " ".join(p.cmdline())]
+
+    import threading
+
+    thread = threading.Thread(target=lambda: collected.extend(outcomes))
+    thread.start()
+    victim = wait_for(busy)[0]
+    victim.kill()
+    thread.join(300)
+    by_method = {m: [o for o in collected if o.cell.method == m] for m in ("zeroshot", "coop")}
+    assert all(o.record and o.record["metrics"]["test"]["n"] for o in by_method["zeroshot"])
+    assert [o.cell.seed for o in sorted(by_method["coop"], key=lambda o: o.cell.seed)] == [1, 2]
+    assert all(o.record is None and "positions" in o.problem for o in by_method["coop"])
+    again = run_cell(by_method["zeroshot"][0].cell)
+    assert again["metrics"] == by_method["zeroshot"][0].record["metrics"]

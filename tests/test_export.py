@@ -1,0 +1,164 @@
+"""Exported classifiers against the classifier itself."""
+
+import contextlib
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel
+
+from vlprompt import PromptClassifier, UserError
+from vlprompt.backbone import TOY_FOLDER
+from vlprompt.data.transforms import EvalTransform
+from vlprompt.export import export_onnx, export_transformers
+
+NAMES = ("red circle", "Tom's {blue} square", "café")
+SETTINGS = {
+    "zeroshot": {},
+    "coop": {"n_ctx": 2},
+    "dpl": {"text_lengths": (2, 1), "vision_lengths": (2, 0)},
+    "maple": {"depth": 2},
+    "cocoop": {},
+}
+
+
+def pictures(count: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 40, 52, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def small_clip(tmp_path_factory) -> str:
+    """A CLIP of two layers a branch with the toy's tokenizer; its processor crops more than it resizes."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = layers | {"vocab_size": 574, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    vision = layers | {"image_size": 32, "patch_size": 16}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TOY_FOLDER).save_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(TOY_FOLDER, backend="pil")
+    processor.size = {"shortest_edge": 36}
+    processor.image_mean, processor.image_std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def fit(method: str, model: str, names: tuple[str, ...] = NAMES) -> PromptClassifier:
+    settings = SETTINGS.get(method, {})
+    settings = settings if method in ("zeroshot", "tip", "linear") else settings | {"epochs": 1}
+    classifier = PromptClassifier(method, model, settings).fit(pictures(), list(names) * 2)
+    with torch.no_grad():  # as after a long training
+        for parameter in classifier.method_.parameters():
+            if parameter.is_floating_point() and parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return classifier
+
+
+# ONNX.
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_onnx_gives_the_probabilities(method, small_clip, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    classifier = fit(method, small_clip)
+    path = tmp_path / "new" / "model.onnx"
+    export_onnx(classifier, path)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    pixels = EvalTransform(classifier.method_.encoder.backbone.processor)(list(pictures())).numpy()
+    expected = classifier.predict_proba(pictures())
+    for batch in (1, 2, 5):
+        (found,) = session.run(["probabilities"], {"pixel_values": pixels[:batch]})
+        np.testing.assert_allclose(found, expected[:batch], atol=1e-4)
+    names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+    assert tuple(names) == classifier.classnames_
+    backbone = classifier.method_.encoder.backbone.model
+    vision = 4 * sum(p.numel() for p in backbone.vision_model.parameters())
+    text = 4 * sum(p.numel() for p in backbone.text_model.parameters())
+    if method != "cocoop":
+        graph = 120_000
+        assert path.stat().st_size < vision + graph < vision + text, "the text branch is in the file"
+    assert {p.name for p in path.parent.iterdir()} == {"model.onnx", "model.json"}
+
+
+def test_preparation_beside_the_model(small_clip, tmp_path):
+    """Pixel values by the JSON file alone are those of the backbone's processor."""
+    pytest.importorskip("onnxscript")
+    classifier = fit("zeroshot", small_clip)
+    export_onnx(classifier, tmp_path / "model.onnx")
+    how = json.loads((tmp_path / "model.json").read_text())
+    assert how["class_names"] == list(classifier.classnames_)
+    image = Image.fromarray(pictures()[0])
+    edge = how["resize"]["shortest_edge"]
+    width, height = (int(side * edge / min(image.size)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling[how["resample"].upper()])
+    assert how["center_crop"]
+    left, top = (width - how["size"]) // 2, (height - how["size"]) // 2
+    image = image.crop((left, top, left + how["size"], top + how["size"]))
+    values = (np.asarray(image) * how["rescale_factor"] - how["mean"]) / how["std"]
+    expected = EvalTransform(classifier.method_.encoder.backbone.processor)([pictures()[0]])[0]
+    np.testing.assert_allclose(values.transpose(2, 0, 1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_missing_package(package, small_clip, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"'{package}': pip install 'vlprompt\[onnx\]'"):
+        export_onnx(fit("zeroshot", small_clip), tmp_path / "model.onnx")
+
+
+def test_name_of_the_file(small_clip, tmp_path):
+    with pytest.raises(UserError, match=r"is no name of an ONNX file: give one that ends in \.onnx"):
+        export_onnx(fit("zeroshot", small_clip), tmp_path / "model")
+
+
+# Stock transformers.
+
+
+@pytest.mark.parametrize("method", ["zeroshot", "coop"])
+def test_stock_clip_gives_the_probabilities(method, small_clip, tmp_path):
+    """By the example in the folder's README.md, word for word."""
+    classifier = fit(method, small_clip)
+    folder, photo = tmp_path / "stock", tmp_path / "photo.png"
+    export_transformers(classifier, folder)
+    Image.fromarray(pictures()[3]).save(photo)
+    readme = (folder / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL).group(1)
+    code = code.replace("this-folder", str(folder)).replace("photo.jpg", str(photo))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        scope: dict = {}
+        exec(code, scope)
+    assert type(scope["classify"].model) is CLIPModel
+    assert scope["classes"] == list(classifier.classnames_)
+    found = {row["label"]: row["score"] for row in eval(printed.getvalue())}
+    expected = classifier.predict_proba([photo])[0]
+    np.testing.assert_allclose([found[name] for name in scope["classes"]], expected, atol=1e-5)
+    with pytest.raises(Exception, match="Missing"):  # any other text is an error, not a wrong answer
+        scope["classify"](str(photo), candidate_labels=["zebra"], hypothesis_template="{}")
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("maple", "has visual prompts"),
+        ("dpl", "has visual prompts"),
+        ("cocoop", "has forward of its own"),
+        ("tip", "has logits of its own"),
+    ],
+)
+def test_what_a_stock_clip_cannot_compute(method, reason, small_clip, tmp_path):
+    with pytest.raises(UserError, match=f"method '{method}' {reason}.*: export it to ONNX"):
+        export_transformers(fit(method, small_clip), tmp_path / "stock")
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_names(small_clip, tmp_path):
+    classifier = fit("zeroshot", small_clip)
+    classifier.set_classes(["crane", "dog", "crane"])
+    with pytest.raises(UserError, match="class name 'crane' stands for two classes"):
+        export_transformers(classifier, tmp_path / "stock")

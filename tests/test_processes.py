@@ -1,0 +1,107 @@
+"""One model trained by two processes: the same as by one.
+
+    accelerate launch --cpu --num_processes 2 tests/test_processes.py OUT
+
+writes what each process ends with into OUT. All is in float64: what is left is the order in which a
+batch's gradients are summed, about 1e-16 a step, so 1e-10 after a few steps is far from chance and
+far below what a wrong share of the batch would give (1e-2).
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlprompt import backbone
+from vlprompt.encoder import Encoder
+from vlprompt.errors import UserError
+from vlprompt.methods import get_method
+from vlprompt.train import Split, TrainOptions, fit
+
+CLASSES, IMAGES = ("circle", "square", "red star"), 11
+SHORT = {"epochs": 2, "batch_size": 5}  # shared out as 3 and 2
+WORDLESS = {"ctx_init": "", "n_ctx": 3}  # contexts from words are float32
+METHODS = {
+    "coop": SHORT,
+    "kgcoop": SHORT | WORDLESS,
+    "prograd": SHORT | {"n_ctx": 3, "lr": 0.5},  # far enough for gradients in conflict
+    "promptsrc": SHORT | WORDLESS | {"gpa_mean": 1.0},
+    "dpl": SHORT | {"search_epochs": 2, "text_max": 2, "vision_max": 2},
+    "cocoop": SHORT | WORDLESS | {"batch_size": 1},  # too few to share out
+}
+
+
+def split(seed: int, spoilt: int | None = None) -> Split:
+    """Random images, one of them not a number on demand."""
+    draw = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(IMAGES, 3, 32, 32, generator=draw)
+    if spoilt is not None:
+        pixels[spoilt] = torch.nan
+    return Split(lambda positions: pixels[positions], torch.arange(IMAGES) % len(CLASSES))
+
+
+def train(method: str, spoilt: int | None = None) -> dict:
+    """What a method ends with: parameters and the losses of all epochs."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(3)
+        kind = get_method(method)
+        encoder = Encoder(backbone.load("toy", dtype=torch.float64))
+        fitted = kind(encoder, CLASSES, kind.Settings(**METHODS[method]))
+        options = TrainOptions(seed=1, device="cpu", clip_grad=1.0)
+        history = fit(fitted, {"train": split(1, spoilt), "val": split(2)}, options, show=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    losses = [[value for key, value in record.items() if "loss" in key] for record in history]
+    return {"parameters": dict(fitted.named_parameters()), "losses": torch.tensor(losses[-2:]).double()}
+
+
+def main(out: Path) -> None:
+    """What one of the processes does."""
+    done: dict = {method: train(method) for method in METHODS}
+    try:
+        train("coop", spoilt=4)
+    except UserError as error:
+        done["problem"] = str(error)
+    torch.save(done, out / f"{os.environ['RANK']}.pt")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> list[dict]:
+    """What two processes end with."""
+    out = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*launch, __file__, str(out)], env=environment, timeout=300, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return [torch.load(out / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_end_with_what_one_ends_with(both, method):
+    alone = train(method)
+    for together in both:
+        ours = together[method]
+        torch.testing.assert_close(ours["losses"], alone["losses"], rtol=1e-10, atol=1e-10)
+        for name, value in alone["parameters"].items():
+            torch.testing.assert_close(ours["parameters"][name], value, rtol=1e-10, atol=1e-10)
+
+
+def test_all_processes_stop_where_one_has_a_loss_that_is_no_number(both):
+    first, second = (together["problem"] for together in both)
+    assert "the loss became nan in epoch 1" in first
+    assert first == second
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

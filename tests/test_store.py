@@ -1,0 +1,116 @@
+"""The results file: what is in it stays, whatever is killed, whoever else writes."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from vlprompt.errors import UserError
+from vlprompt.store import Store
+
+
+def record(key: str, accuracy: float = 50.0) -> dict:
+    return {
+        "key": key,
+        "run": {"method": "coop", "settings": {"epochs": 2} if key > "b" else {}, "seed": 1},
+        "metrics": {"test": {"accuracy": accuracy, "n": 10}},
+        "lengths": None,
+        "finished": "2026-01-01T00:00:00+00:00",
+    }
+
+
+def test_records_come_back_in_order_and_once(tmp_path):
+    store = Store(tmp_path / "new" / "results.jsonl")
+    assert store.read() == []
+    assert not store.path.exists()
+    assert [store.append(record(k)) for k in ("b", "a", "b")] == [True, True, False]
+    assert Store(store.path).read() == store.read() == [record("b"), record("a")]
+
+
+def test_cut_off_anywhere_in_the_last_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    lines = [json.dumps(record(key)).encode() for key in ("a", "é")]
+    whole = lines[0] + b"\n" + lines[1] + b"\n"
+    for length in range(len(lines[0]) + 1, len(whole) + 1):
+        path.write_bytes(whole[:length])
+        kept = [record("a"), record("é")] if length >= len(whole) - 1 else [record("a")]
+        assert Store(path).read() == kept
+        assert Store(path).append(record("c"))
+        assert [json.loads(line) for line in path.read_bytes().splitlines()] == [*kept, record("c")]
+
+
+def test_two_stores_see_each_other(tmp_path):
+    path = tmp_path / "results.jsonl"
+    one, other = Store(path), Store(path)
+    assert one.append(record("a"))
+    assert not other.append(record("a"))
+    assert other.append(record("b"))
+    assert one.read() == other.read() == [record("a"), record("b")]
+
+
+WRITER = """
+import sys
+from vlprompt.store import Store
+store = Store(sys.argv[1])
+for number in range(int(sys.argv[3])):
+    key = f"shared{number}" if number % 2 else f"{sys.argv[2]}-{number}"
+    store.append({"key": key, "run": {}, "filling": "x" * (1 + 997 * number % 5000)})
+    print(key, flush=True)
+"""
+
+
+def write(path, name: str, count: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", WRITER, str(path), name, str(count)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_write_at_once(tmp_path):
+    path = tmp_path / "results.jsonl"
+    writers = [write(path, name, 60) for name in ("one", "two")]
+    assert all(writer.communicate() and writer.returncode == 0 for writer in writers)
+    keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 30 + 30 + 30
+
+
+def test_no_record_is_lost_when_writers_are_killed(tmp_path):
+    path = tmp_path / "results.jsonl"
+    acknowledged: set[str] = set()
+    for round_ in range(3):
+        victim, survivor = write(path, f"killed{round_}", 100_000), write(path, f"lives{round_}", 15)
+        for _ in range(10 + 7 * round_):
+            acknowledged.add(victim.stdout.readline().strip())
+        victim.send_signal(signal.SIGKILL)
+        acknowledged |= set(victim.communicate()[0].splitlines())
+        acknowledged |= set(survivor.communicate()[0].splitlines())
+        assert survivor.returncode == 0
+    found = [entry["key"] for entry in Store(path).read()]
+    assert len(found) == len(set(found))
+    assert acknowledged <= set(found)
+    assert len(path.read_text().splitlines()) == len(found)
+
+
+def test_pandas_and_duckdb_read_it(tmp_path):
+    pandas, duckdb = pytest.importorskip("pandas"), pytest.importorskip("duckdb")
+    store = Store(tmp_path / "results.jsonl")
+    for key, accuracy in (("a", 40.0), ("c", 60.0)):
+        store.append(record(key, accuracy))
+    frame = pandas.read_json(store.path, lines=True)
+    assert [m["test"]["accuracy"] for m in frame["metrics"]] == [40.0, 60.0]
+    query = f"select run.method, avg(metrics.test.accuracy) from read_json_auto('{store.path}') group by 1"
+    assert duckdb.sql(query).fetchall() == [("coop", 50.0)]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(record("a")) + "\n{oops\n" + json.dumps(record("b")) + "\n")
+    with pytest.raises(UserError, match="line 2, is no record") as error:
+        Store(path).read()
+    assert str(path) in str(error.value)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be used"):
+        Store(tmp_path / "file" / "results.jsonl").open()

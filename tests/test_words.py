@@ -1,0 +1,94 @@
+"""Learned contexts in words, against distances computed plainly."""
+
+import numpy as np
+import pytest
+
+from vlprompt import backbone
+from vlprompt.encoder import Encoder
+from vlprompt.methods import get_method
+from vlprompt.words import nearest_words
+
+NAMES = ("red circle", "blue square")
+
+
+@pytest.fixture(scope="module")
+def toy() -> Encoder:
+    return Encoder(backbone.load("toy"))
+
+
+def build(encoder: Encoder, name: str, **settings):
+    kind = get_method(name)
+    return kind(encoder, NAMES, kind.Settings(**settings))
+
+
+def test_a_context_that_starts_from_words_reads_as_these(toy):
+    words = nearest_words(build(toy, "coop", ctx_init="a photo of a"))
+    assert [token.number for token in words] == [1, 2, 3, 4]
+    for way in ("by_distance", "by_cosine"):
+        first = [getattr(token, way)[0] for token in words]
+        assert [near.word for near in first] == ["a", "photo", "of", "a"]
+        assert [near.distance for near in first] == [0, 0, 0, 0]
+        assert [near.cosine for near in first] == pytest.approx([1, 1, 1, 1])
+
+
+def test_distances_and_cosines(toy):
+    method = build(toy, "coop", n_ctx=3)
+    tokens = method.ctx.detach().double().numpy()
+    vocabulary = toy.backbone.model.text_model.embeddings.token_embedding.weight.double().numpy()
+    distance = np.sqrt(((tokens[:, None] - vocabulary) ** 2).sum(-1))
+    norms = np.linalg.norm(tokens, axis=1)[:, None] * np.linalg.norm(vocabulary, axis=1)
+    cosine = tokens @ vocabulary.T / norms
+    for i, token in enumerate(nearest_words(method, top=7)):
+        assert len(token.by_distance) == len(token.by_cosine) == 7
+        np.testing.assert_allclose(
+            [n.distance for n in token.by_distance], np.sort(distance[i])[:7], atol=1e-5
+        )
+        np.testing.assert_allclose([n.cosine for n in token.by_cosine], -np.sort(-cosine[i])[:7], atol=1e-5)
+        nearest = toy.backbone.tokenizer.convert_ids_to_tokens(int(distance[i].argmin()))
+        assert token.by_distance[0].word in nearest
+        assert token.by_distance[0].cosine == pytest.approx(cosine[i, distance[i].argmin()], abs=1e-5)
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_class_specific_contexts_belong_to_their_classes(toy, position):
+    method = build(toy, "coop", n_ctx=2, class_specific=True, position=position)
+    method.ctx.data[3] = toy.embed(toy.tokenize(["photo"])[0][1:-1])[0]
+    words = nearest_words(method, 1)
+    assert [(t.class_name, t.number) for t in words] == [
+        ("red circle", 1),
+        ("red circle", 2),
+        ("blue square", 1),
+        ("blue square", 2),
+    ]
+    assert words[3].by_distance[0].word == "photo"
+
+
+@pytest.mark.parametrize("name", ["cocoop", "kgcoop", "prograd", "maple", "ivlp", "promptsrc"])
+def test_every_learned_text_context_has_words(toy, name):
+    method = build(toy, name)
+    words = nearest_words(method, 1)
+    assert [t.number for t in words] == list(range(1, len(method.ctx) + 1))
+    assert {t.class_name for t in words} == {""}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("zeroshot", {}),
+        ("vpt", {}),
+        ("dpl", {"text_lengths": (1,) * 4, "vision_lengths": (1,) * 4}),
+        ("dpl", {"text_lengths": (1,) * 4, "vision_lengths": (1,) * 4, "text": "ensemble"}),
+    ],
+    ids=["zeroshot", "vpt", "dpl", "dpl with a frozen context"],
+)
+def test_no_words_without_a_learned_text_context(toy, name, settings):
+    assert nearest_words(build(toy, name, **settings)) == []
+
+
+def test_words_are_clean(toy):
+    everything = nearest_words(build(toy, "coop", n_ctx=1), top=10_000)[0].by_distance
+    words = [near.word for near in everything]
+    assert len(words) == len(toy.backbone.tokenizer)
+    assert {"photo", "circle", "<start>"} <= set(words)
+    assert all(word and word.isprintable() and word == word.strip() for word in words)
+    assert not any(word.startswith("Ġ") and len(word) > 2 for word in words)
