@@ -32,7 +32,7 @@ from vlprompt import backbone, data
 from vlprompt.data.dataset import Dataset
 from vlprompt.encoder import Encoder
 from vlprompt.inputs import make_split
-from vlprompt.lengths import Lengths
+from vlprompt.lengths import Lengths, random_lengths
 from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
 from vlprompt.train import Split, TrainOptions, fit
 
@@ -103,17 +103,6 @@ def measure(method: Any, split: Split) -> tuple[float, float]:
     return accuracy, float(torch.nn.functional.cross_entropy(logits, split.labels))
 
 
-def random_lengths(rng: random.Random, layers: tuple[int, int], tokens: int | None = None) -> Lengths:
-    """Lengths drawn evenly, or evenly among those with a number of tokens (by rejection)."""
-    while True:
-        drawn = [rng.randint(0, LONGEST) for _ in range(sum(layers))]
-        while tokens is not None and sum(drawn) != tokens:  # walk to the wanted number
-            i = rng.randrange(len(drawn))
-            step = 1 if sum(drawn) < tokens else -1
-            drawn[i] = min(max(drawn[i] + step, 0), LONGEST)
-        return Lengths(tuple(drawn[: layers[0]]), tuple(drawn[layers[0] :]))
-
-
 def log_probability(supernet: Supernet, lengths: Lengths) -> float:
     """Of a configuration, under the alphas."""
     parts = zip((supernet.text_alphas, supernet.vision_alphas), (lengths.text, lengths.vision), strict=True)
@@ -135,7 +124,8 @@ def study(
 
     case = Study(task, seed, base)
     rng = random.Random(1000 + seed)
-    drawn = [random_lengths(rng, case.layers) for _ in range(configs)]
+    most = sum(case.layers) * LONGEST
+    drawn = [random_lengths(rng, case.layers, LONGEST, rng.randint(0, most)) for _ in range(configs)]
     alone = [r for r in mine if r["kind"] == "alone"]
     for lengths in drawn[len(alone) :]:
         got = case.train(lengths)
@@ -151,7 +141,9 @@ def study(
                 losses.append(measure(supernet, case.splits["val"])[1])
         found = supernet.lengths
         control = [
-            case.train(random_lengths(random.Random(seed * 100 + i), case.layers, found.total))["test"]
+            case.train(random_lengths(random.Random(seed * 100 + i), case.layers, LONGEST, found.total))[
+                "test"
+            ]
             for i in range(3)
         ]
         record = {

@@ -44,22 +44,21 @@ class Load:
 
 
 @contextmanager
-def serving(classifier: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server in a process of its own: its address and the process."""
-    command = [sys.executable, "-m", "vlprompt.cli", "serve", str(classifier), "--port", "0", *options]
-    server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-    )
-    assert server.stdout is not None
+def running(command: str, *words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """``vlprompt serve`` or ``vlprompt app`` on a free port: its address and its process."""
+    line = [sys.executable, "-m", "vlprompt.cli", command, *words, "--port", "0"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
     try:
-        line = server.stdout.readline()
-        if "http://" not in line:
-            raise RuntimeError(f"the server did not start (exit code {server.wait(60)}): see its error above")
-        yield "http://" + line.split("http://")[1].split()[0], server
+        ready = process.stdout.readline()
+        if "http://" not in ready:
+            raise RuntimeError(f"'vlprompt {command}' did not start, exit code {process.wait(60)}")
+        yield "http://" + ready.split("http://")[1].split()[0], process
     finally:
-        server.terminate()
-        server.wait(60)
-        server.stdout.close()
+        process.terminate()
+        process.wait(60)
+        process.stdout.close()
 
 
 def pictures(count: int = 8, side: int = 256) -> list[bytes]:
@@ -117,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
-    with serving(options.classifier) as (address, _):
+    with running("serve", str(options.classifier)) as (address, _):
         load = put_under_load(address, options.clients, options.seconds)
     if options.json:
         print(json.dumps(asdict(load)))

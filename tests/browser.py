@@ -1,4 +1,8 @@
-"""A real headless Chromium for tests of pages: ``from browser import browser, page, watch  # noqa: F401``."""
+"""A real headless Chromium for tests of pages.
+
+``from browser import new_page, open_browser, watch  # noqa: F401`` gives the fixtures ``page`` and
+``browser`` to a test file; they bear other names here, so that an argument ``page`` hides no import.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -18,8 +22,8 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@pytest.fixture(scope="module", name="browser")
+def open_browser() -> Iterator[Browser]:
     """One browser for the tests of a file; they are skipped only where no Chromium is installed.
 
     Not for the whole session: while it is open its event loop runs in the main thread, and other
@@ -33,8 +37,8 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+@pytest.fixture(name="page")
+def new_page(browser: Browser) -> Iterator[Page]:
     """A fresh page with its own cookies and storage."""
     context = browser.new_context()
     yield context.new_page()
@@ -58,3 +62,8 @@ def watch(page: Page, home: str) -> list[str]:
     page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
     return problems
+
+
+def texts(page: Page, selector: str) -> list[str]:
+    """What elements show."""
+    return [text.strip() for text in page.locator(selector).all_inner_texts()]

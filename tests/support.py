@@ -83,7 +83,9 @@ def toy_encoder(dtype: torch.dtype = torch.float32) -> Encoder:
     return Encoder(load("toy", dtype=dtype))
 
 
-def random_split(count: int = 9, classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32) -> Split:
+def random_split(
+    count: int = 9, classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Split:
     """Random pixels with labels."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(count, 3, 32, 32, generator=generator, dtype=dtype)

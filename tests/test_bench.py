@@ -1,11 +1,14 @@
 """The benchmark's plan, and its runs: killed, failing, in processes and on a Ray cluster."""
 
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -164,9 +167,18 @@ def wait_for(what, seconds: float = 120.0):
     raise TimeoutError
 
 
+def descendants(pid: int, word: str) -> list[psutil.Process]:
+    """Processes below one, with a word in their command line."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):  # it ended just now
+            if word in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return descendants(process.pid, "spawn_main")
 
 
 def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path):
@@ -181,8 +193,7 @@ def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path):
     before = store.read()
 
     second = start(tmp_path)
-    wait_for(lambda: len(workers_of(second)) == 2)[0] if False else wait_for(lambda: workers_of(second))
-    workers_of(second)[0].kill()  # its run is started again
+    wait_for(lambda: workers_of(second))[0].kill()  # its run is started again
     _, shown = second.communicate(timeout=300)
     records = store.read()
     assert records[: len(before)] == before
@@ -201,7 +212,7 @@ def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path):
     assert again["metrics"] == recorded["metrics"]
 
 
-def test_ray_cluster_of_which_a_worker_is_killed(monkeypatch):
+def test_ray_cluster_of_which_a_worker_is_killed():
     pytest.importorskip("ray")
     from vlprompt.cluster import run_on_cluster
 
@@ -210,21 +221,19 @@ def test_ray_cluster_of_which_a_worker_is_killed(monkeypatch):
         [],
         1,
     )
-    outcomes = run_on_cluster(plan.cells, "local", workers=2)
-    collected = []
+    victims: list[psutil.Process] = []
 
-    def busy() -> list[psutil.Process]:
-        everything = psutil.Process().children(recursive=True)
-        return [p for p in everything if "ray::attempt" in " ".join(p.cmdline())]
+    def kill_one() -> None:
+        busy = wait_for(lambda: descendants(os.getpid(), "ray::attempt"))
+        victims.append(busy[0])
+        victims[0].kill()
 
-    import threading
-
-    thread = threading.Thread(target=lambda: collected.extend(outcomes))
-    thread.start()
-    victim = wait_for(busy)[0]
-    victim.kill()
-    thread.join(300)
-    by_method = {m: [o for o in collected if o.cell.method == m] for m in ("zeroshot", "coop")}
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    outcomes = list(run_on_cluster(plan.cells, "local", workers=2))
+    killer.join()
+    assert not victims[0].is_running()
+    by_method = {m: [o for o in outcomes if o.cell.method == m] for m in ("zeroshot", "coop")}
     assert all(o.record and o.record["metrics"]["test"]["n"] for o in by_method["zeroshot"])
     assert [o.cell.seed for o in sorted(by_method["coop"], key=lambda o: o.cell.seed)] == [1, 2]
     assert all(o.record is None and "positions" in o.problem for o in by_method["coop"])

@@ -134,7 +134,7 @@ def test_no_labelled_and_no_training_images(tmp_path):
     with pytest.raises(UserError, match="has no labelled training image"):
         load(save(tmp_path / "hidden", train=table([-1, -1], images=[RED, RED])))
     folder = save(tmp_path / "odd", test=table([0]), validation=table([1]))
-    with pytest.raises(UserError, match="has the splits .* and none named train"):
+    with pytest.raises(UserError, match=r"has the splits .* and none named train"):
         load(folder)
 
 
@@ -151,7 +151,7 @@ def test_a_name_that_is_not_there_and_no_network():
 def test_a_folder_that_holds_no_data(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.bin").write_bytes(b"?")
-    with pytest.raises(UserError, match="cannot be loaded .* check what is in that folder") as error:
+    with pytest.raises(UserError, match=r"cannot be loaded .* check what is in that folder") as error:
         load(f"hub:{tmp_path / 'notes'}")
     one_line(error)
     (tmp_path / "saved").mkdir()

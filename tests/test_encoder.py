@@ -187,3 +187,38 @@ def test_chunks_with_recomputation(both, names):
         plain.text_features(model, pad(rows), context, candidates=theirs),
         [context, *inputs],
     )
+
+
+@pytest.mark.parametrize("lengths", [(4, 1), (2, 5), (3, 0), (0, 2), (0, 0)])
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+def test_deep_text_prompts_of_changing_length(both, names, lengths):
+    """A layer's tokens take the place of those before, however many they are."""
+    encoder, model = both
+    first, second = lengths
+    context = tokens(first, 32) if first else None
+    deep = tokens(second, 32, seed=1)
+    rows = sentences(names, first)
+    ours = encoder.encode_text(rows, Prompt(context, [deep]))
+    x = model.text_model.embeddings.token_embedding(pad(rows))
+    if context is not None:
+        x = torch.cat([x[:, :1], context.expand(len(rows), -1, -1), x[:, 1 + first :]], 1)
+    x = x + model.text_model.embeddings.position_embedding.weight
+    for index, block in enumerate(model.text_model.encoder.layers):
+        if index == 1:
+            x = torch.cat([x[:, :1], deep.expand(len(rows), -1, -1), x[:, 1 + first :]], 1)
+        mask = torch.full((x.shape[1],) * 2, -torch.inf, dtype=x.dtype).triu(1)
+        x = plain.layer(block, x, None, mask)
+    ends = torch.tensor([len(row) - 1 + second - first for row in rows])
+    x = model.text_model.final_layer_norm(x[torch.arange(len(rows)), ends])
+    theirs = torch.nn.functional.normalize(model.text_projection(x), dim=-1)
+    inputs = [t for t in (context, deep) if t is not None and len(t)]
+    compare(ours, theirs, inputs) if inputs else torch.testing.assert_close(ours, theirs, **TOLERANCE)
+
+
+def test_frozen_text_is_encoded_once(both):
+    encoder, _ = both
+    rows = sentences(NAMES["different lengths"], 0)
+    first = encoder.encode_text(rows)
+    assert encoder.encode_text(list(rows)) is first
+    assert not first.requires_grad
+    assert encoder.encode_text(rows, normalize=False) is not first

@@ -9,13 +9,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel
 
 from vlprompt import PromptClassifier, UserError
 from vlprompt.backbone import TOY_FOLDER
 from vlprompt.data.transforms import EvalTransform
-from vlprompt.export import export_onnx, export_transformers
+from vlprompt.export import export, export_onnx, export_transformers
 
 NAMES = ("red circle", "Tom's {blue} square", "café")
 SETTINGS = {
@@ -162,3 +163,13 @@ def test_equal_names(small_clip, tmp_path):
     classifier.set_classes(["crane", "dog", "crane"])
     with pytest.raises(UserError, match="class name 'crane' stands for two classes"):
         export_transformers(classifier, tmp_path / "stock")
+
+
+def test_command(small_clip, tmp_path, capsys):
+    fit("zeroshot", small_clip).save(tmp_path / "saved")
+    saved, out = str(tmp_path / "saved"), str(tmp_path / "stock")
+    tyro.cli(export, args=[saved, out, "--format", "transformers"])
+    assert capsys.readouterr().out == f"written to {out}\n"
+    assert type(CLIPModel.from_pretrained(out)) is CLIPModel
+    with pytest.raises(UserError, match=r"is no name of an ONNX file"):
+        tyro.cli(export, args=[saved, out])

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from support import NAMES, photos_and_labels, random_encoder, random_split, same_bits, toy_encoder, write_photos
+from support import (
+    NAMES,
+    photos_and_labels,
+    random_encoder,
+    random_split,
+    same_bits,
+    toy_encoder,
+    write_photos,
+)
 from vlprompt.classifier import PromptClassifier
 from vlprompt.errors import UserError
 from vlprompt.lengths import Lengths
@@ -100,9 +108,18 @@ def test_every_method_says_what_it_is():
     for name, kind in all_methods().items():
         assert kind.name == name and kind.title and kind.learns and kind.__doc__
         assert 2021 <= kind.year <= 2025 and kind.paper[:2].isdigit()
-    assert {"zeroshot", "coop", "cocoop", "vpt", "ivlp", "maple", "kgcoop", "prograd", "promptsrc", "dpl"} <= set(
-        all_methods()
-    )
+    assert {
+        "zeroshot",
+        "coop",
+        "cocoop",
+        "vpt",
+        "ivlp",
+        "maple",
+        "kgcoop",
+        "prograd",
+        "promptsrc",
+        "dpl",
+    } <= set(all_methods())
 
 
 def test_an_unknown_method_is_answered_with_the_list():
@@ -198,7 +215,9 @@ def test_training_lowers_the_loss(name):
     split = random_split()
     splits = {"train": split, "val": split}
     method = kind(encoder, NAMES, settings)
-    records = [r for r in fit(method, splits, TrainOptions(device="cpu"), show=False) if r["stage"] == "train"]
+    records = [
+        r for r in fit(method, splits, TrainOptions(device="cpu"), show=False) if r["stage"] == "train"
+    ]
     assert records[-1]["loss"] < 0.99 * records[0]["loss"]
 
 
@@ -285,7 +304,8 @@ def test_promptsrc_adds_three_consistency_losses():
     with torch.no_grad():
         frozen = encoder.encode_image(batch().images)
         each = [
-            encoder.encode_text(encoder.tokenize([t.format(n) for n in NAMES]), normalize=False) for t in texts
+            encoder.encode_text(encoder.tokenize([t.format(n) for n in NAMES]), normalize=False)
+            for t in texts
         ]
         teacher = F.normalize(sum(each), dim=-1)
         target = (encoder.logit_scale * frozen @ teacher.T).log_softmax(-1)
@@ -377,7 +397,12 @@ def test_alphas_see_every_validation_image_shuffled_and_prompts_none_of_them():
     kind = get_method("dpl")
     settings = kind.Settings(epochs=1, search_epochs=2, batch_size=4, text_max=1, vision_max=1)
     supernet = kind(random_encoder(torch.float32), NAMES, settings).first_stage()
-    fit(supernet, {"train": recorded("train", 16, 0), "val": recorded("val", 12, 1)}, TrainOptions(), show=False)
+    fit(
+        supernet,
+        {"train": recorded("train", 16, 0), "val": recorded("val", 12, 1)},
+        TrainOptions(),
+        show=False,
+    )
     first, second = drawn["val"][:16], drawn["val"][16:]
     assert set(first) == set(second) == set(range(12)) and len(second) == 16
     assert first != second and first[:12] != sorted(first[:12])
@@ -428,7 +453,9 @@ def test_a_supernet_with_all_weight_on_one_candidate_is_the_derived_network(text
     pixels = batch().images
     torch.testing.assert_close(supernet.class_features(), derived.class_features(), **FEATURES)
     torch.testing.assert_close(supernet.image_features(pixels), derived.image_features(pixels), **FEATURES)
-    assert (derived.class_features() - encoder.encode_text(derived.sequences)).abs().max() > 1e-6 or not any(text)
+    assert (derived.class_features() - encoder.encode_text(derived.sequences)).abs().max() > 1e-6 or not any(
+        text
+    )
 
 
 def test_the_train_stage_starts_with_fresh_prompts(photos):

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from serve_load import put_under_load, serving
+from serve_load import put_under_load, running
 
 from vlprompt.api import Limits, make_api
 from vlprompt.classifier import PromptClassifier
@@ -61,7 +61,7 @@ def classifier(folder: Path) -> PromptClassifier:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server with small limits: its address and its process."""
-    with serving(folder, *SMALL) as started:
+    with running("serve", str(folder), *SMALL) as started:
         yield started
 
 
@@ -260,7 +260,7 @@ def test_docs_name_no_other_host(client):
 
 
 def test_a_full_queue_says_when_to_come_back(folder, classifier):
-    with serving(folder, "--max-batch", "1", "--max-images", "1") as (url, process):
+    with running("serve", str(folder), "--max-batch", "1", "--max-images", "1") as (url, process):
         data = encoded(picture(3, (1600, 1600)), "JPEG")
 
         def send(_: int) -> httpx.Response:

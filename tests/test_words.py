@@ -1,12 +1,15 @@
 """Learned contexts in words, against distances computed plainly."""
 
+import json
+
 import numpy as np
 import pytest
+import tyro
 
-from vlprompt import backbone
+from vlprompt import PromptClassifier, UserError, backbone
 from vlprompt.encoder import Encoder
 from vlprompt.methods import get_method
-from vlprompt.words import nearest_words
+from vlprompt.words import nearest_words, words
 
 NAMES = ("red circle", "blue square")
 
@@ -22,10 +25,10 @@ def build(encoder: Encoder, name: str, **settings):
 
 
 def test_a_context_that_starts_from_words_reads_as_these(toy):
-    words = nearest_words(build(toy, "coop", ctx_init="a photo of a"))
-    assert [token.number for token in words] == [1, 2, 3, 4]
+    found = nearest_words(build(toy, "coop", ctx_init="a photo of a"))
+    assert [token.number for token in found] == [1, 2, 3, 4]
     for way in ("by_distance", "by_cosine"):
-        first = [getattr(token, way)[0] for token in words]
+        first = [getattr(token, way)[0] for token in found]
         assert [near.word for near in first] == ["a", "photo", "of", "a"]
         assert [near.distance for near in first] == [0, 0, 0, 0]
         assert [near.cosine for near in first] == pytest.approx([1, 1, 1, 1])
@@ -53,22 +56,22 @@ def test_distances_and_cosines(toy):
 def test_class_specific_contexts_belong_to_their_classes(toy, position):
     method = build(toy, "coop", n_ctx=2, class_specific=True, position=position)
     method.ctx.data[3] = toy.embed(toy.tokenize(["photo"])[0][1:-1])[0]
-    words = nearest_words(method, 1)
-    assert [(t.class_name, t.number) for t in words] == [
+    found = nearest_words(method, 1)
+    assert [(t.class_name, t.number) for t in found] == [
         ("red circle", 1),
         ("red circle", 2),
         ("blue square", 1),
         ("blue square", 2),
     ]
-    assert words[3].by_distance[0].word == "photo"
+    assert found[3].by_distance[0].word == "photo"
 
 
 @pytest.mark.parametrize("name", ["cocoop", "kgcoop", "prograd", "maple", "ivlp", "promptsrc"])
 def test_every_learned_text_context_has_words(toy, name):
     method = build(toy, name)
-    words = nearest_words(method, 1)
-    assert [t.number for t in words] == list(range(1, len(method.ctx) + 1))
-    assert {t.class_name for t in words} == {""}
+    found = nearest_words(method, 1)
+    assert [t.number for t in found] == list(range(1, len(method.ctx) + 1))
+    assert {t.class_name for t in found} == {""}
 
 
 @pytest.mark.parametrize(
@@ -87,8 +90,32 @@ def test_no_words_without_a_learned_text_context(toy, name, settings):
 
 def test_words_are_clean(toy):
     everything = nearest_words(build(toy, "coop", n_ctx=1), top=10_000)[0].by_distance
-    words = [near.word for near in everything]
-    assert len(words) == len(toy.backbone.tokenizer)
-    assert {"photo", "circle", "<start>"} <= set(words)
-    assert all(word and word.isprintable() and word == word.strip() for word in words)
-    assert not any(word.startswith("Ġ") and len(word) > 2 for word in words)
+    texts = [near.word for near in everything]
+    assert len(texts) == len(toy.backbone.tokenizer)
+    assert {"photo", "circle", "<start>"} <= set(texts)
+    assert all(text and text.isprintable() and text == text.strip() for text in texts)
+    assert not any(text.startswith("Ġ") and len(text) > 2 for text in texts)
+
+
+def fit(method: str, folder, **settings) -> str:
+    pictures = np.zeros((4, 8, 8), dtype=np.uint8)
+    PromptClassifier(method, settings=settings).fit(pictures, list(NAMES) * 2).save(folder)
+    return str(folder)
+
+
+def test_command(tmp_path, capsys):
+    # one epoch is the warm-up at 1e-5, which leaves the words where they started
+    folder = fit("coop", tmp_path / "coop", ctx_init="a photo of a", epochs=1)
+    tyro.cli(words, args=[folder, "--top", "2"])
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│ all")]
+    assert [row[3].split()[0] for row in rows] == ["a", "photo", "of", "a"]
+    tyro.cli(words, args=[folder, "--top", "2", "--json"])
+    tokens = json.loads(capsys.readouterr().out)
+    assert [token["by_distance"][0]["word"] for token in tokens] == ["a", "photo", "of", "a"]
+    assert {len(token["by_cosine"]) for token in tokens} == {2}
+
+
+def test_command_without_words(tmp_path):
+    folder = fit("zeroshot", tmp_path / "zeroshot")
+    with pytest.raises(UserError, match="method 'zeroshot' learns no text context that has words: fit one"):
+        tyro.cli(words, args=[folder])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -158,7 +158,7 @@ class Predictor:
         self.max_pixels = max_pixels
         with torch.no_grad():
             self.logits = classifier.method_.predictor()
-        self.probabilities(self.transform([Image.new("RGB", (8, 8))]))  # the first call is the slowest
+        self.probabilities([*self.transform([Image.new("RGB", (8, 8))])])  # the first call is the slowest
 
     def prepare(self, upload: Upload) -> Tensor:
         """An upload as pixels (3, s, s).
@@ -169,10 +169,10 @@ class Predictor:
         return self.transform([decode(upload, self.max_pixels)])[0]
 
     @torch.no_grad()
-    def probabilities(self, pixels: Sequence[Tensor]) -> np.ndarray:
-        """Pixels of B images -> (B, K)."""
+    def probabilities(self, pixels: Sequence[Tensor]) -> list[np.ndarray]:
+        """Pixels (3, s, s) of images -> probabilities (K,) of each."""
         batch = torch.stack(list(pixels)).to(self.device, self.dtype)
-        return self.logits(batch).cpu().double().softmax(-1).numpy()
+        return list(self.logits(batch).cpu().double().softmax(-1).numpy())
 
 
 def decode(upload: Upload, max_pixels: int) -> Image.Image:
@@ -235,7 +235,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
     return uploads
 
 
-async def _chunks(request: Request, max_body: int) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, max_body: int) -> AsyncGenerator[bytes, None]:
     """The body as it comes, counted: Content-Length may be missing or wrong."""
     too_large = RefusedError(
         413, f"the body is larger than {max_body / 1e6:g} MB: send fewer or smaller images"

@@ -20,6 +20,8 @@ from vlprompt.train import Record
 
 SHOWN = 10
 """Classes with a bar."""
+METHOD = "coop"
+"""Chosen at first: quick, and content with a few photos."""
 REDRAW = 0.2
 """Seconds between two drawings of the training's progress."""
 MAX_FILE = "64mb"
@@ -93,11 +95,17 @@ def _told() -> Iterator[None]:
         raise gr.Error(str(error), title="That did not work", print_exception=False) from error
 
 
-def rename(session: Session, names: str) -> str:
-    """Use the class names in the box, one a line; what is in the box then."""
+def begin(first: Session) -> list[Any]:
+    """A new visitor: session, class names and labels to choose from."""
+    own = first.own()
+    return [own, "\n".join(own.classnames), gr.Dropdown(choices=own.classnames)]
+
+
+def rename(session: Session, names: str) -> list[Any]:
+    """Use the class names in the box, one a line: what is in the box then, and labels to choose from."""
     with _told():
         session.set_classes(names.splitlines())
-    return "\n".join(session.classnames)
+    return ["\n".join(session.classnames), gr.Dropdown(choices=_labels(session))]
 
 
 def look(session: Session, picture: str | None) -> list[Any]:
@@ -135,6 +143,17 @@ def _gallery(photos: Sequence[Photo]) -> list[Any]:
 
 def _labels(session: Session) -> list[str]:
     return list(dict.fromkeys([*session.classnames, *(photo.label for photo in session.photos)]))
+
+
+def halt(session: Session) -> None:
+    """End the training after the epoch that it is in."""
+    session.stop.set()
+
+
+def keep(session: Session, folder: Path) -> gr.DownloadButton:
+    """Save the tuned classifier: a button that downloads it."""
+    with _told():
+        return gr.DownloadButton(value=str(session.save(folder)), visible=True)
 
 
 def train(session: Session, method: str, epochs: int) -> Iterator[str]:
@@ -192,85 +211,51 @@ def _progress(text: str, records: Sequence[Record], total: int) -> str:
 
 
 def _build(first: Session, folder: Path) -> gr.Blocks:
-    title = f"vlprompt · {first.zeroshot.model}"
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+    """The page: its parts, and which click calls which function."""
+    with gr.Blocks(title="vlprompt", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         session = gr.State()
         gr.Markdown(
             "# Teach a frozen vision-language model your classes\n"
-            f"Backbone **{first.zeroshot.model}**. Name classes and drop a picture: the model tells them apart "
-            "by their names alone. Add a few photos of each class and train: only prompts are learned."
+            f"Backbone **{first.zeroshot.model}**. Name classes and drop a picture: the model tells them "
+            "apart by their names alone. Add a few photos of each class and train: only prompts are learned."
         )
         with gr.Row():
-            with gr.Column(scale=2):
-                gr.Markdown("### 1 · Classes")
-                names = gr.Textbox(label="Class names, one a line", lines=4, max_lines=12, elem_id="names")
-                use = gr.Button("Use these names", elem_id="use")
-                gr.Markdown("### 2 · Picture")
-                picture = gr.Image(
-                    label="Drop a picture here",
-                    type="filepath",
-                    sources=["upload", "clipboard"],
-                    height=260,
-                    elem_id="picture",
-                )
-            before, before_heat = _view("Zero-shot: names alone", "zeroshot")
-            after, after_heat = _view("Tuned: learned prompts", "tuned")
+            names, use, picture = _question()
+            views = [*_view("Zero-shot: names alone", "zeroshot"), *_view("Tuned: learned prompts", "tuned")]
         gr.Markdown("### 3 · Teach it with a few photos")
-        with gr.Row():
-            with gr.Column(scale=2):
-                label = gr.Dropdown(
-                    label="Class that the photos show",
-                    allow_custom_value=True,
-                    elem_id="label",
-                )
-                files = gr.File(
-                    label="Photos of this class",
-                    file_count="multiple",
-                    file_types=SUFFIXES,
-                    height=140,
-                    elem_id="files",
-                )
-                adding = gr.Button("Add", elem_id="add")
-            with gr.Column(scale=4):
-                photos = gr.Gallery(
-                    label="Photos to learn from", columns=8, height=260, interactive=False, elem_id="photos"
-                )
-                clearing = gr.Button("Forget the photos", size="sm")
-        with gr.Row():
-            with gr.Column(scale=2):
-                method = gr.Dropdown(_choices(), value="coop", label="Method", elem_id="method")
-                epochs = gr.Slider(1, 200, value=50, step=1, label="Epochs of each stage", elem_id="epochs")
-                with gr.Row():
-                    start = gr.Button("Train", variant="primary", elem_id="train")
-                    stop = gr.Button("Stop", elem_id="stop")
-            with gr.Column(scale=4):
-                progress = gr.HTML(elem_id="progress")
-                with gr.Row():
-                    save = gr.Button("Save the classifier", elem_id="save")
-                    download = gr.DownloadButton("Download the zip file", visible=False, elem_id="download")
+        label, files, adding, photos, clearing = _photos()
+        method, epochs, start, stop, progress, save, download = _training()
 
-        views = [before, before_heat, after, after_heat]
+        def show(event: Any) -> None:
+            event(look, [session, picture], views, show_progress="minimal")
 
-        def begin() -> list[Any]:
-            own = first.own()
-            return [own, "\n".join(own.classnames), gr.Dropdown(choices=own.classnames)]
-
-        def keep(session: Session) -> gr.DownloadButton:
-            with _told():
-                return gr.DownloadButton(value=str(session.save(folder)), visible=True)
-
-        looking = {"fn": look, "inputs": [session, picture], "outputs": views, "show_progress": "minimal"}
-        page.load(begin, None, [session, names, label])
-        picture.change(**looking)
-        use.click(rename, [session, names], names).success(**looking)
+        page.load(lambda: begin(first), None, [session, names, label])
+        show(picture.change)
+        show(use.click(rename, [session, names], [names, label]).success)
         adding.click(add, [session, label, files], [photos, label, files])
         clearing.click(clear, session, photos)
-        start.click(train, [session, method, epochs], progress, show_progress="hidden").success(
-            lambda session: "\n".join(session.classnames), session, names
-        ).success(**looking)
-        stop.click(lambda session: session.stop.set(), session, None)
-        save.click(keep, session, download)
+        trained = start.click(train, [session, method, epochs], progress, show_progress="hidden")
+        show(trained.success(lambda own: "\n".join(own.classnames), session, names).success)
+        stop.click(halt, session)
+        save.click(lambda own: keep(own, folder), session, download)
     return page
+
+
+def _question() -> tuple[gr.Textbox, gr.Button, gr.Image]:
+    """The classes and the picture."""
+    with gr.Column(scale=2):
+        gr.Markdown("### 1 · Classes")
+        names = gr.Textbox(label="Class names, one a line", lines=4, max_lines=12, elem_id="names")
+        use = gr.Button("Use these names", elem_id="use")
+        gr.Markdown("### 2 · Picture")
+        picture = gr.Image(
+            label="Drop a picture here",
+            type="filepath",
+            sources=["upload", "clipboard"],
+            height=260,
+            elem_id="picture",
+        )
+    return names, use, picture
 
 
 def _view(title: str, name: str) -> tuple[gr.Label, gr.Image]:
@@ -287,8 +272,40 @@ def _view(title: str, name: str) -> tuple[gr.Label, gr.Image]:
     return bars, heat
 
 
-def _choices() -> list[tuple[str, str]]:
-    """The methods that learn something, by title."""
-    return [
-        (f"{kind.title}: {kind.learns}", name) for name, kind in all_methods().items() if name != "zeroshot"
-    ]
+def _photos() -> tuple[gr.Dropdown, gr.File, gr.Button, gr.Gallery, gr.Button]:
+    """Where photos are added, and those that were."""
+    with gr.Row():
+        with gr.Column(scale=2):
+            label = gr.Dropdown(label="Class that the photos show", allow_custom_value=True, elem_id="label")
+            files = gr.File(
+                label="Photos of this class",
+                file_count="multiple",
+                file_types=SUFFIXES,
+                height=140,
+                elem_id="files",
+            )
+            adding = gr.Button("Add these photos", elem_id="add")
+        with gr.Column(scale=4):
+            photos = gr.Gallery(
+                label="Photos to learn from", columns=8, height=260, interactive=False, elem_id="photos"
+            )
+            clearing = gr.Button("Forget the photos", size="sm", elem_id="clear")
+    return label, files, adding, photos, clearing
+
+
+def _training() -> tuple[gr.Dropdown, gr.Slider, gr.Button, gr.Button, gr.HTML, gr.Button, gr.DownloadButton]:
+    """How to train, its progress, and keeping the outcome."""
+    methods = [(f"{m.title}: {m.learns}", name) for name, m in all_methods().items() if m.name != "zeroshot"]
+    with gr.Row():
+        with gr.Column(scale=2):
+            method = gr.Dropdown(methods, value=METHOD, label="Method", elem_id="method")
+            epochs = gr.Slider(1, 200, value=50, step=1, label="Epochs of each stage", elem_id="epochs")
+            with gr.Row():
+                start = gr.Button("Train", variant="primary", elem_id="train")
+                stop = gr.Button("Stop", elem_id="stop")
+        with gr.Column(scale=4):
+            progress = gr.HTML(elem_id="progress")
+            with gr.Row():
+                save = gr.Button("Save the classifier", elem_id="save")
+                download = gr.DownloadButton("Download the zip file", visible=False, elem_id="download")
+    return method, epochs, start, stop, progress, save, download

@@ -18,22 +18,28 @@ from vlprompt.errors import UserError
 
 FORMAT = 1
 PROMPTS, CONFIG, HISTORY, CARD = "prompts.safetensors", "config.json", "history.json", "README.md"
+CHECKPOINTS = "checkpoints"
+NEEDED = {"method", "settings", "preset", "backbone", "classnames", "templates", "options", "measured"}
 
 
 @contextmanager
 def folder_beside(target: Path) -> Iterator[Path]:
     """A folder ``target.part`` to write into; when all went well it takes the place of ``target``.
 
-    What is in it stays there when the writing is cut off, so that a later call can go on from it.
+    Its checkpoints stay there when the writing is cut off, so that a later call can go on from them.
 
     Raises:
         UserError: the place cannot be written, or ``target`` holds something that is no classifier.
     """
-    if target.exists() and not (target / CONFIG).is_file() and (target.is_file() or any(target.iterdir())):
-        raise UserError(f"output '{target}' exists and is no classifier: give another folder or remove it")
-    beside = target.with_name(target.name + ".part")
-    new = not beside.exists()
+    target = Path(os.path.abspath(target))  # so that it has a name, also where it is '.'
+    beside, old = (target.with_name(target.name + suffix) for suffix in (".part", ".old"))
     try:
+        empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+        if not empty and not (target / CONFIG).is_file():
+            raise UserError(
+                f"output '{target}' exists and is no classifier: give another folder or remove it"
+            )
+        new = not beside.exists()
         beside.mkdir(parents=True, exist_ok=True)
         probe = beside / ".write"
         probe.touch()
@@ -45,10 +51,9 @@ def folder_beside(target: Path) -> Iterator[Path]:
     try:
         yield beside
     except BaseException:
-        if new and not any(path.is_file() for path in beside.rglob("*")):
+        if new and not any((beside / CHECKPOINTS).glob("*")):
             shutil.rmtree(beside)
         raise
-    old = target.with_name(target.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)
@@ -58,7 +63,7 @@ def folder_beside(target: Path) -> Iterator[Path]:
 
 def drop_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a finished training."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def write(
@@ -66,9 +71,10 @@ def write(
 ) -> None:
     """Write a classifier's files into an existing folder."""
     save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, folder / PROMPTS)
-    (folder / CONFIG).write_text(json.dumps({"format": FORMAT} | config, indent=1, ensure_ascii=False) + "\n")
+    written = json.dumps({"format": FORMAT} | config, indent=1, ensure_ascii=False)
+    (folder / CONFIG).write_text(written + "\n", encoding="utf-8")
     (folder / HISTORY).write_text(json.dumps(history) + "\n")
-    (folder / CARD).write_text(card)
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any]]:
@@ -83,10 +89,12 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any]]:
         if not (folder / name).is_file():
             raise UserError(f"classifier '{folder}' has no {name}: copy the whole folder, or fit again")
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         history = json.loads((folder / HISTORY).read_text()) if (folder / HISTORY).is_file() else []
         tensors = load_file(folder / PROMPTS)
-        version = config["format"]
+        version = int(config["format"])
+        if missing := NEEDED - config.keys() if version <= FORMAT else ():
+            raise ValueError(f"{CONFIG} lacks {min(missing)}")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"classifier '{folder}' is damaged ({error!r}): copy the whole folder again, or fit again"

@@ -21,6 +21,8 @@ from vlprompt.errors import UserError
 
 TOY = "toy"
 TOY_FOLDER = Path(__file__).parent / "toy" / "backbone"
+SMALLEST_VOCABULARY = 256
+"""A byte-level tokenizer has a token for every byte."""
 
 
 class Backbone:
@@ -128,7 +130,14 @@ def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = tor
             f"model '{name}' is of type '{config.get('model_type')}': give a dual encoder of type 'clip'"
         )
     try:
-        model = AutoModel.from_pretrained(target, use_safetensors=True, dtype=dtype, trust_remote_code=False)
+        model, report = AutoModel.from_pretrained(
+            target,
+            use_safetensors=True,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below
+        )
         tokenizer = AutoTokenizer.from_pretrained(target)
         processor = load_processor(target)
     except (OSError, ValueError, KeyError) as error:
@@ -142,6 +151,14 @@ def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = tor
             raise
         raise UserError(f"model '{name}': its weights file is damaged ({error}): copy it again") from error
     assert isinstance(model, CLIPModel)
+    unfit = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    if absent := sorted({*report["missing_keys"], *unfit}):
+        raise UserError(
+            f"model '{name}': its weights lack '{absent[0]}' in the shape that config.json asks for "
+            f"({len(absent)} in all): copy the whole folder again"
+        )
+    if len(tokenizer) < SMALLEST_VOCABULARY:  # what transformers makes of a folder without one
+        raise UserError(f"model '{name}' has no tokenizer: copy its tokenizer files into the folder")
     return Backbone(model.to(device), tokenizer, processor, name, _revision(target, config))
 
 

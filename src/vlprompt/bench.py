@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import shlex
 import statistics
@@ -28,7 +27,16 @@ from vlprompt.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import all_methods, get_method
 from vlprompt.progress import bar, console
-from vlprompt.protocols import FROM_SOURCE, NEW_CLASSES, PROTOCOLS, Cell, Protocol, Record, preset_of
+from vlprompt.protocols import (
+    FROM_SOURCE,
+    NEW_CLASSES,
+    PROTOCOLS,
+    RESULTS_VERSION,
+    Cell,
+    Protocol,
+    Record,
+    preset_of,
+)
 from vlprompt.stats import duration
 from vlprompt.store import Store
 from vlprompt.suites import SUITES, Settings
@@ -96,6 +104,8 @@ def bench(
         plan: only show what would run.
         json: print one JSON object.
     """
+    if workers < 0:
+        raise UserError(f"--workers {workers}: give a number of processes, or 0 for one a core")
     choice = Choice(
         suite=suite,
         methods=tuple(all_methods()) if methods == (ALL,) else methods,
@@ -118,12 +128,12 @@ def bench(
     _ask(planned, yes)
     store.open()
     failed = run_plan(planned, store, workers, cluster)
-    report = _write_report(planned, store, out / REPORT)
+    report = _write_report(store, out / REPORT)
     if json:
-        paths = {"results": str(store.path), "report": str(report) if report else None}
+        paths = {"results": str(store.path), "report": str(report)}
         _print_json(summary | {"failed": [label(cell) for cell in failed]} | paths)
     else:
-        print(f"results in {store.path}" + (f", report in {report}" if report else ""))
+        print(f"results in {store.path}, report in {report}")
     if failed:
         raise SystemExit(1)
 
@@ -384,19 +394,11 @@ def _accuracies(record: Record) -> str:
     return ", ".join(shown) + f" ({duration([record['seconds']])})"
 
 
-def _write_report(plan: Plan, store: Store, path: Path) -> Path | None:
-    """A report of all records with the plan's suite, model and version; None where there are none."""
-    alike = {(c.suite, c.model, c.revision, c.version) for c in plan.cells}
-    records = [
-        record
-        for record in store.read()
-        if tuple(record["run"][name] for name in ("suite", "model", "revision", "version")) in alike
-    ]
-    if not records or not importlib.util.find_spec("vlprompt.bench_report"):
-        return None
+def _write_report(store: Store, path: Path) -> Path:
+    """A report of all records that today's code would give again."""
     from vlprompt.bench_report import write_bench_report
 
-    write_bench_report(records, path)
+    write_bench_report([r for r in store.read() if r["run"]["version"] == RESULTS_VERSION], path)
     return path
 
 

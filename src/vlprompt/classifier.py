@@ -167,8 +167,11 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
                 raise UserError(
                     f"method '{kind.name}' has no setting '{name}': there are {', '.join(sorted(known))}"
                 )
+        for template in dataset.templates or ("",):
+            if "{}" not in template:
+                raise UserError(f"template '{template}': it needs {{}} where the class name shall stand")
         encoder = Encoder(backbone.load(self.model, backbone.pick_device(self.device)))
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self._options().seed)
         settings = kind.settings_for(shots, **changes)
         self.method_ = kind(encoder, dataset.classnames, settings, dataset.templates)
         self.classnames_ = tuple(dataset.classnames)
@@ -320,7 +323,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         made_with = config["backbone"]
         if config["method"].endswith(".py") and not method:
             raise UserError(
-                f"classifier '{folder}' was made by a method of its own ({config['method']}): name its file"
+                f"classifier '{folder}' was made by a method of its own ({config['method']}): "
+                "give its file as method"
             )
         name = method or config["method"]
         options = config["options"] | {"device": device}
@@ -345,6 +349,12 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
                 f"'{made_with['name']}', and '{self.model}' is {frozen.revision}: give the same backbone"
             )
         kind = get_method(name)
+        known = {f.name for f in dataclasses.fields(kind.Settings)}
+        if unknown := config["settings"].keys() - known:
+            raise UserError(
+                f"classifier '{folder}' has the setting '{min(unknown)}', which method '{name}' does not "
+                "know: it was made by another version of vlprompt or of the method"
+            )
         settings = kind.Settings(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
         )

@@ -17,6 +17,7 @@ from vlprompt import artifact, data
 from vlprompt.classifier import PromptClassifier
 from vlprompt.lengths import Lengths
 from vlprompt.report import Run, write_report
+from vlprompt.search import lengths_table
 
 DATA = "toy:digits"
 METHODS: dict[str, dict[str, Any]] = {"zeroshot": {}, "coop": {}, "dpl": {}}
@@ -70,17 +71,5 @@ def _print(runs: Sequence[Run], report: Path, out: Path, as_json: bool) -> None:
     console.print(table)
     for r in runs:
         if isinstance(r.lengths, Lengths):
-            console.print(_lengths_table(r.lengths, r.seed))
+            console.print(lengths_table(r.lengths, f"Searched lengths and their confidence, seed {r.seed}"))
     console.print(f"tuned prompts in {out}, report in {report}", markup=False)
-
-
-def _lengths_table(lengths: Lengths, seed: int) -> Table:
-    layers = max(len(lengths.text), len(lengths.vision))
-    table = Table("branch", *(f"layer {i + 1}" for i in range(layers)))
-    table.title = f"Searched context lengths and their confidence, seed {seed}"
-    for branch, found, confidence in (
-        ("text", lengths.text, lengths.text_confidence),
-        ("vision", lengths.vision, lengths.vision_confidence),
-    ):
-        table.add_row(branch, *(f"{n} ({p:.2f})" for n, p in zip(found, confidence, strict=True)))
-    return table

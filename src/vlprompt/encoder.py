@@ -166,7 +166,9 @@ class Encoder:
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings (n, D) of token ids, e.g. to initialise a context from words."""
-        return self.backbone.embed_tokens(torch.tensor(list(ids), dtype=torch.long, device=self.backbone.device))
+        return self.backbone.embed_tokens(
+            torch.tensor(list(ids), dtype=torch.long, device=self.backbone.device)
+        )
 
     def encode_text(
         self, rows: Sequence[Row], prompt: Prompt | None = None, normalize: bool = True

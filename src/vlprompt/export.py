@@ -1,4 +1,4 @@
-"""A tuned classifier for other programs: ONNX for every method, plain ``transformers`` for most.
+"""``vlprompt export``: a tuned classifier for other programs, as ONNX or as plain ``transformers``.
 
 Shapes: B images, S image side, K classes, E joint width.
 """
@@ -9,13 +9,14 @@ import copy
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerFast
+from tyro.conf import Positional
 
 from vlprompt import artifact
 from vlprompt.data.transforms import image_stats
@@ -42,6 +43,33 @@ print(classify("photo.jpg", candidate_labels=classes, hypothesis_template="{{}}"
 Every class name is one token, and the text branch looks up the class feature that was learned with it:
 it reads these names and no other text.
 """
+
+
+def export(
+    classifier: Positional[Path],
+    out: Positional[Path],
+    *,
+    format: Literal["onnx", "transformers"] = "onnx",
+    model: str = "",
+    device: str = "auto",
+) -> None:
+    """Write a classifier for other programs.
+
+    Args:
+        classifier: folder of a tuned classifier.
+        out: file that ends in .onnx, or a folder for transformers.
+        format: onnx serves every method; transformers (a stock CLIP) those without visual prompts.
+        model: where the backbone is, if not where it was in training.
+        device: auto, cpu, cuda, mps.
+    """
+    from vlprompt.classifier import PromptClassifier
+
+    tuned = PromptClassifier.load(classifier, model, device)
+    if format == "onnx":
+        export_onnx(tuned, out)
+    else:
+        export_transformers(tuned, out)
+    print(f"written to {out}")
 
 
 # ONNX.

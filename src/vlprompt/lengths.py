@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,6 +112,41 @@ def first_alphas(layers: int, longest: int, start: Sequence[int], device: torch.
             )
         alphas[torch.arange(layers), torch.tensor(start)] += math.log(max(longest, 1))
     return torch.nn.Parameter(alphas.to(device))
+
+
+def random_lengths(draw: random.Random, layers: tuple[int, int], longest: int, total: int) -> Lengths:
+    """Lengths with ``total`` tokens in all: the control that a search is compared with.
+
+    Args:
+        layers: number of text and of vision layers.
+
+    Raises:
+        UserError: more tokens than there is room for.
+    """
+    if not 0 <= total <= sum(layers) * longest:
+        raise UserError(
+            f"{total} tokens do not fit {sum(layers)} layers of at most {longest}: lower the number"
+        )
+    lengths = [draw.randint(0, longest) for _ in range(sum(layers))]
+    while sum(lengths) != total:  # one layer at a time towards the wanted number
+        step = 1 if sum(lengths) < total else -1
+        layer = draw.choice([i for i, n in enumerate(lengths) if 0 <= n + step <= longest])
+        lengths[layer] += step
+    return Lengths(tuple(lengths[: layers[0]]), tuple(lengths[layers[0] :]))
+
+
+def agreed(found: Sequence[Lengths]) -> Lengths:
+    """The most frequent length of each layer over several searches; its share is the confidence."""
+
+    def vote(columns: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        votes = [Counter(column).most_common(1)[0] for column in zip(*columns, strict=True)]
+        return tuple(n for n, _ in votes), tuple(count / len(found) for _, count in votes)
+
+    (text, text_share), (vision, vision_share) = (
+        vote([f.text for f in found]),
+        vote([f.vision for f in found]),
+    )
+    return Lengths(text, vision, text_share, vision_share)
 
 
 def within_budget(log_weights: Tensor, budget: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlprompt import plots
-from vlprompt.lengths import Lengths
+from vlprompt.lengths import Lengths, agreed
 from vlprompt.page import Html, code, details, figure, paragraph, section, table, write_page
 from vlprompt.stats import duration, mean_std, number
 
@@ -189,17 +188,19 @@ def _length_cells(lengths: Sequence[int], confidence: Sequence[float]) -> list[s
 def agreement(lengths: Mapping[int, Lengths]) -> str:
     """How far several seeds found the same, in words, as HTML; nothing for one seed."""
     seeds = len(lengths)
+    if seeds < 2:
+        return ""
+    most = agreed(list(lengths.values()))
     sentences = []
     for branch in BRANCHES:
-        layers = list(zip(*(getattr(found, branch) for found in lengths.values()), strict=True))
-        shares = [Counter(layer).most_common(1)[0][1] for layer in layers]
-        if layers:
+        votes = [round(share * seeds) for share in getattr(most, f"{branch}_confidence")]
+        if votes:
             sentences.append(
                 f"In the {branch} branch all {seeds} seeds chose the same length in "
-                f"{sum(share == seeds for share in shares)} of {len(layers)} layers "
-                f"(most frequent choice, layer by layer: {_plain(shares)} of {seeds})."
+                f"{votes.count(seeds)} of {len(votes)} layers "
+                f"(most frequent choice, layer by layer: {_plain(votes)} of {seeds})."
             )
-    return paragraph(" ".join(sentences)) if seeds > 1 else ""
+    return paragraph(" ".join(sentences))
 
 
 def _heatmaps(index: int, alphas: Mapping[str, plots.Weights], of_seed: str) -> str:

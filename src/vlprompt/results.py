@@ -69,21 +69,21 @@ class Result:
 
 
 def read_results(records: Iterable[Mapping[str, Any]]) -> list[Result]:
-    """Records of a results store, the last of each key, by protocol and shots.
+    """Records of a results store, sorted by protocol and shots.
 
     Raises:
         UserError: a record of an unknown protocol.
     """
-    latest = list({record["key"]: record for record in records}.values())
+    records = list(records)
     named: dict[tuple[Any, ...], set[str]] = {}
-    for record in latest:
+    for record in records:
         if record["run"]["protocol"] not in PROTOCOLS:
             raise UserError(
                 f"run '{record['key']}' is of the unknown protocol '{record['run']['protocol']}': "
                 f"there are {', '.join(PROTOCOLS)}"
             )
         named.setdefault(_task(record["run"]), set()).update(record["run"]["settings"])
-    results = [_result(record, named[_task(record["run"])]) for record in latest]
+    results = [_result(record, named[_task(record["run"])]) for record in records]
     return sorted(results, key=lambda r: (list(PROTOCOLS).index(r.protocol), r.shots))
 
 

@@ -57,6 +57,7 @@ TOY_SETTINGS: dict[str, Settings] = {
     "kgcoop": _SHORT,
     "prograd": _SHORT,
     "promptsrc": _SHORT | {"gpa_mean": 11.0, "gpa_std": 1.0},
+    "genpt": _SHORT,
     "dpl": _SHORT | {"search_epochs": 15},
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from vlprompt.errors import UserError
 
+
 def need_extra(extra: str, *modules: str) -> None:
     """Check that an optional part is installed.
 

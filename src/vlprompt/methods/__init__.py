@@ -65,12 +65,15 @@ def _compose(name: str) -> type[Method]:
 
 
 def _from_file(path: Path) -> type[Method]:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"method_file_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"method file '{path}' does not exist: give the path of a .py file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does
+        raise UserError(f"method file '{path}' cannot be imported ({error!r}): mend it") from error
     method = _method_in(module)
     if method is None:
         raise UserError(f"'{path}' holds no subclass of vlprompt.methods.base.Method with a 'name': add one")

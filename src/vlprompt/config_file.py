@@ -1,0 +1,62 @@
+"""A command's flags as a YAML file: ``vlprompt fit --config fit.yaml`` runs it again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlprompt.errors import UserError
+
+POSITIONAL = ("data",)
+FLAG = "--config"
+
+
+def write_config(file: Path, options: Any, settings: Mapping[str, Any]) -> None:
+    """Write all flags of a run; what is empty is left out."""
+    flags = dataclasses.asdict(options) | dict(settings)
+    plain = {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in flags.items()
+        if name not in ("json", "lengths", "track") and value not in (None, "", (), [])
+    }
+    file.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def expand_config(argv: Sequence[str]) -> list[str]:
+    """The command line with ``--config FILE`` replaced by the file's flags; later flags win.
+
+    Raises:
+        UserError: no file, or no YAML mapping of flags.
+    """
+    words = list(argv)
+    if FLAG not in words:
+        return words
+    at = words.index(FLAG)
+    if at + 1 == len(words):
+        raise UserError("--config needs a file: give a YAML file such as fit.yaml of an earlier run")
+    file, rest = Path(words[at + 1]), words[:at] + words[at + 2 :]
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config '{file}' cannot be read ({reason}): give a YAML file of flags") from error
+    if not isinstance(content, dict):
+        raise UserError(f"config '{file}' is no mapping of flags: write lines such as 'epochs: 20'")
+    first = [str(content.pop(name)) for name in POSITIONAL if name in content]
+    given = [word for word in rest[:1] if not word.startswith("-")]
+    flags = [word for name, value in content.items() for word in _flag(str(name), value, rest)]
+    return (given or first) + flags + rest[len(given) :]
+
+
+def _flag(name: str, value: Any, given: Sequence[str]) -> list[str]:
+    """One entry as words of a command line; none where the command line has it."""
+    flag = "--" + name.replace("_", "-")
+    if any(word.split("=")[0].replace("_", "-") in (flag, f"--no-{flag[2:]}") for word in given):
+        return []
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    return [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]

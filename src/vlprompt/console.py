@@ -1,0 +1,40 @@
+"""Results on standard output: as lines, a table, JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Column, Table
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """A result as one JSON object, or as lines."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    for key, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(
+                f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()
+            )
+        print(f"{key:10} {value}")
+
+
+def show_rows(rows: Sequence[dict[str, Any]], form: Literal["table", "json", "csv"]) -> None:
+    """Rows of equal keys as a table, JSON or CSV on standard output."""
+    if form == "json":
+        print(json.dumps(list(rows), ensure_ascii=False))
+    elif form == "csv":
+        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        table = Table(*(Column(name, overflow="fold") for name in (rows[0] if rows else [])))
+        for row in rows:
+            table.add_row(*(str(value) for value in row.values()))
+        Console().print(table, markup=False)

@@ -1,0 +1,168 @@
+"""The toy world: the same pictures everywhere, tasks apart from each other, and a backbone from nothing."""
+
+import hashlib
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vlprompt import backbone, data
+from vlprompt.backbone import TOY_FOLDER
+from vlprompt.data import open_image
+from vlprompt.encoder import Encoder
+from vlprompt.errors import UserError
+from vlprompt.toy import pretrain
+from vlprompt.toy.tasks import SHIFTS, TASKS, load_task
+from vlprompt.toy.world import SIDE, picture
+
+RENDERED = [name for name in TASKS if name != "digits"]
+
+
+def digest(images) -> str:
+    return hashlib.sha256(b"".join(np.asarray(i).tobytes() for i in images)).hexdigest()[:16]
+
+
+# Pictures.
+
+
+def test_a_seed_draws_the_same_pictures_and_captions():
+    first, again = [[picture(3, i) for i in range(40)] for _ in range(2)]
+    assert digest(p for p, _ in first) == digest(p for p, _ in again)
+    assert [words for _, words in first] == [words for _, words in again]
+    assert digest(p for p, _ in first) != digest(picture(4, i)[0] for i in range(40))
+    assert all(p.size == (SIDE, SIDE) and p.mode == "RGB" for p, _ in first)
+    assert all(words.endswith(".") and "  " not in words and "{" not in words for _, words in first)
+
+
+def test_pictures_do_not_depend_on_how_many_processes_draw_them():
+    images, captions = pretrain.render(5, 6, show=False)
+    drawn = [picture(5, i) for i in range(6)]
+    assert captions == [words for _, words in drawn]
+    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), np.stack([np.asarray(p) for p, _ in drawn]))
+
+
+# Tasks.
+
+
+def test_there_are_eleven_tasks():
+    assert len(TASKS) == len(set(TASKS)) == 11
+    for name in TASKS:
+        assert data.load(f"toy:{name}").name == f"toy:{name}"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_has_ten_classes_or_more_and_templates(name):
+    task = load_task(name)
+    assert 10 <= len(task.classnames) == len(set(task.classnames))
+    assert task.templates and all(template.count("{}") == 1 for template in task.templates)
+    for items in filter(None, (task.train, task.val, task.test)):
+        assert {item.label for item in items} == set(range(len(task.classnames)))
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_splits_of_a_task_share_no_picture(name):
+    task = load_task(name)
+    assert min(Counter(item.label for item in task.train).values()) >= 16
+    assert min(Counter(item.label for item in task.val).values()) >= 4
+    assert len(task.test) >= 400
+    few = {s: [i for i in getattr(task, s) if i.label == 0][:6] for s in ("train", "val", "test")}
+    pictures = [open_image(item.image).tobytes() for items in few.values() for item in items]
+    assert len(set(pictures)) == len(pictures) == 18
+    again = load_task(name)
+    assert open_image(again.val[0].image).tobytes() == pictures[6]
+
+
+def test_digits_are_a_pool_of_real_pictures():
+    task = load_task("digits")
+    assert len(task.train) == 1797 and not task.val and not task.test
+    split = data.few_shot(task, 16, 1, strict=True)
+    parts = [{id(item.image) for item in items} for items in (split.train, split.val, split.test)]
+    assert [len(p) for p in parts] == [160, 40, 1597]
+    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+
+
+@pytest.mark.parametrize("name", ["shapes", "directions", "letters"])
+def test_shifts_change_the_test_pictures_and_nothing_else(name):
+    plain = load_task(name)
+    pictures = {None: plain} | {shift: load_task(name, shift) for shift in SHIFTS}
+    assert len(SHIFTS) == 4
+    drawn = {s: digest(open_image(i.image) for i in task.test[:5]) for s, task in pictures.items()}
+    assert len(set(drawn.values())) == 5
+    for shifted in pictures.values():
+        assert shifted.classnames == plain.classnames
+        assert [i.label for i in shifted.test] == [i.label for i in plain.test]
+        assert open_image(shifted.train[0].image).tobytes() == open_image(plain.train[0].image).tobytes()
+
+
+def test_an_unknown_task_and_an_unknown_shift_are_answered_with_the_list():
+    with pytest.raises(UserError, match="unknown task 'toy:shape': there are toy:shapes, .*toy:digits"):
+        data.load("toy:shape")
+    with pytest.raises(UserError, match="unknown shift 'fog': there are sketch, "):
+        load_task("shapes", "fog")
+
+
+# The backbone.
+
+
+def test_the_committed_weights_are_small_and_in_half_precision():
+    weights = TOY_FOLDER / "model.safetensors"
+    assert weights.stat().st_size < 5e6
+    assert {t.dtype for t in load_file(weights).values()} == {torch.float16}
+    assert sum(p.stat().st_size for p in TOY_FOLDER.iterdir()) < 6e6
+    assert not [p for p in TOY_FOLDER.iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
+    assert (TOY_FOLDER / "README.md").is_file()
+    assert all(t.isfinite().all() for t in load_file(weights).values())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a cat", "A CAT", "crêpe 日本 😀", "\x00\n\t", "{}", "ＦＵＬＬ", "Ω≈ç√", "<end>", "a" * 30]
+)
+def test_the_tokenizer_encodes_any_text(text):
+    encoder = Encoder(backbone.load("toy"))
+    tokenizer = encoder.backbone.tokenizer
+    (row,) = encoder.tokenize([text])
+    assert row[0] == tokenizer.bos_token_id and row[-1] == tokenizer.eos_token_id
+    assert max(row) < encoder.backbone.model.config.text_config.vocab_size
+    assert tokenizer.unk_token_id not in row
+    with torch.no_grad():
+        assert encoder.encode_text([row]).isfinite().all()
+
+
+def test_the_tokenizer_keeps_the_text():
+    tokenizer = backbone.load("toy").tokenizer
+    for text in ("a photo of a red star.", "crêpe 日本 😀"):
+        ids = tokenizer([text])["input_ids"][0]
+        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+
+
+def test_pretraining_writes_a_folder_that_loads_the_same_from_the_same_seed(tmp_path):
+    losses = [
+        pretrain.pretrain(
+            tmp_path / name, seed=seed, pictures=64, epochs=2, batch_size=16, device="cpu", show=False
+        )
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    a, b, c = [load_file(tmp_path / name / "model.safetensors") for name in "abc"]
+    assert losses[0] == losses[1] != losses[2]
+    assert all(torch.equal(a[key], b[key]) for key in a) and not torch.equal(
+        a["text_projection.weight"], c["text_projection.weight"]
+    )
+    assert not list(tmp_path.glob("*.part"))
+    loaded = backbone.load(str(tmp_path / "a"))
+    encoder = Encoder(loaded)
+    with torch.no_grad():
+        assert encoder.encode_text(encoder.tokenize(["a red star"])).isfinite().all()
+    files = {p.name for p in (tmp_path / "a").iterdir()}
+    assert files >= {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "tokenizer.json",
+    }
+    assert "64 rendered pictures" in (tmp_path / "a" / "README.md").read_text()
+    ours, theirs = [json.loads((f / "config.json").read_text()) for f in (tmp_path / "a", TOY_FOLDER)]
+    assert ours["vision_config"] == theirs["vision_config"]
