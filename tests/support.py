@@ -83,13 +83,11 @@ def toy_encoder(dtype: torch.dtype = torch.float32) -> Encoder:
     return Encoder(load("toy", dtype=dtype))
 
 
-def random_split(
-    count: int = 9, classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> Split:
-    """Random pixels with labels."""
+def random_split(count: int = 9, seed: int = 0) -> Split:
+    """Random pixels of three classes."""
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randn(count, 3, 32, 32, generator=generator, dtype=dtype)
-    return Split(lambda positions: pixels[positions], torch.arange(count) % classes)
+    pixels = torch.randn(count, 3, 32, 32, generator=generator)
+    return Split(lambda positions: pixels[positions], torch.arange(count) % len(NAMES))
 
 
 def learned(classifier: PromptClassifier) -> dict[str, torch.Tensor]:

@@ -1,7 +1,5 @@
 """The page of ``vlprompt app`` in a real browser, and what its server must not give away."""
 
-# ruff: noqa: F811 (a fixture is imported, and a parameter has its name)
-
 import json
 import re
 import zipfile
@@ -16,11 +14,11 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Page, expect
 from serve_load import running
 
-from browser import browser, page, watch  # noqa: F401
+from browser import new_page, open_browser, watch  # noqa: F401
 from vlprompt.classifier import PromptClassifier
 from vlprompt.session import start_session
 
-SLOW = 60_000
+SLOW = 120_000
 """Milliseconds until something must be on the page; the machine may be busy."""
 WIDE = {"width": 1400, "height": 1000}
 
@@ -121,7 +119,8 @@ def test_the_whole_job(home: str, page: Page, pictures: dict[str, list[Path]], t
     probabilities = dict(zip(kept.classnames_, kept.predict_proba([picture])[0], strict=True))
     assert all(abs(value - 100 * probabilities[name]) <= 1 for name, value in bars(page, "tuned").items())
     shot(page, tmp_path, "4-saved")
-    assert problems == []
+    # Gradio itself ends its streams of events.
+    assert [p for p in problems if not ("queue/data" in p and "ERR_ABORTED" in p)] == []
 
 
 def test_mistakes_are_explained(home: str, page: Page, tmp_path: Path) -> None:
@@ -156,48 +155,50 @@ def call(home: str, component: str, data: list[Any]) -> dict[str, Any]:
     number = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == component)
     event = next(d["id"] for d in config["dependencies"] if d["inputs"] and d["inputs"][-1] == number)
     begin = next(d["id"] for d in config["dependencies"] if not d["inputs"])
-    answer: dict[str, Any] = {}
     for which, values in ((begin, []), (event, data)):
         job = {"data": values, "fn_index": which, "session_hash": "test"}
         httpx.post(f"{home}/gradio_api/queue/join", json=job, trust_env=False).raise_for_status()
-        url = f"{home}/gradio_api/queue/data?session_hash=test"
-        with httpx.stream("GET", url, timeout=60, trust_env=False) as stream:
-            for line in stream.iter_lines():
-                answer = json.loads(line.removeprefix("data:")) if line.startswith("data:") else answer
-                if answer.get("msg") == "process_completed":
-                    break
+        answer = completed(f"{home}/gradio_api/queue/data?session_hash=test")
     return answer
+
+
+def completed(url: str) -> dict[str, Any]:
+    """The last message of a stream of events."""
+    with httpx.stream("GET", url, timeout=60, trust_env=False) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data:") and '"process_completed"' in line:
+                return json.loads(line.removeprefix("data:"))
+    raise AssertionError(f"{url} ended without an answer")
 
 
 def file_data(path: str | Path) -> dict[str, Any]:
     return {"path": str(path), "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
 
 
-def test_no_file_of_the_server_can_be_read(
-    home: str, tmp_path: Path, pictures: dict[str, list[Path]]
-) -> None:
-    secret = tmp_path / "secret.png"
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(secret)
+def test_no_file_of_the_server_can_be_read(home: str, tmp_path: Path) -> None:
     up = "../" * 12
-    for path in ("/etc/passwd", f"{up}etc/passwd", "pyproject.toml", str(secret), f"/tmp/{up}etc/passwd"):
-        for route in (
-            f"/gradio_api/file={path}",
-            f"/gradio_api/file/{path}",
-            f"/static/{path}",
-            f"/assets/{path}",
-        ):
-            answer = httpx.get(home + route, trust_env=False)
+    for path in ("/etc/passwd", f"{up}etc/passwd", "pyproject.toml", f"/tmp/{up}etc/passwd"):
+        for route in ("/gradio_api/file=", "/gradio_api/file/", "/static/", "/assets/", "/svelte/"):
+            answer = httpx.get(home + route + path, trust_env=False)
             assert answer.status_code in (403, 404), route
             assert b"root:" not in answer.content and b"[project]" not in answer.content
     for address in ("https://example.org/", f"{home}/config"):
         for route in (f"/gradio_api/file={address}", f"/gradio_api/proxy={address}"):
             assert httpx.get(home + route, trust_env=False).status_code == 403
 
-    # Events past the page: only a file that was uploaded is taken.
-    outside = (secret, Path("pyproject.toml").resolve(), Path("/etc/passwd"))
-    for path in outside:
-        assert not call(home, "picture", [None, file_data(path)])["success"]
-        assert not call(home, "files", [None, "cat", [file_data(path)]])["success"]
+
+def test_events_take_only_files_that_were_uploaded(
+    home: str, tmp_path: Path, pictures: dict[str, list[Path]]
+) -> None:
+    secret = tmp_path / "secret.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(secret)
+    for path in (secret, Path("pyproject.toml").resolve(), Path("/etc/passwd"), f"{home}/static/x.png"):
+        for component, data in (
+            ("picture", [None, file_data(path)]),
+            ("files", [None, "cat", [file_data(path)]]),
+        ):
+            answer = call(home, component, data)
+            assert not answer["success"] and "cannot identify image" not in str(answer), answer
     with pictures["red circle"][0].open("rb") as file:
         uploaded = httpx.post(f"{home}/gradio_api/upload", files={"files": file}, trust_env=False).json()[0]
     assert call(home, "picture", [None, file_data(uploaded)])["success"]

@@ -139,7 +139,7 @@ def test_a_place_that_is_something_else_is_left_alone(what, coop, tmp_path):
 @pytest.mark.parametrize("place", ["file/below", "file/far/below", "name" + "x" * 300])
 def test_a_place_that_cannot_be_written(place, coop, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="cannot be written .*give a folder you may write to") as error:
+    with pytest.raises(UserError, match=r"cannot be written .*give a folder you may write to") as error:
         coop.save(tmp_path / place)
     one_line(error)
     assert names(tmp_path) == {"file"} and (tmp_path / "file").read_text() == "mine"
@@ -163,19 +163,22 @@ def test_nothing_is_half_written_after_an_error(coop, kept):
 
 
 def test_a_checkpoint_outlives_an_error_and_nothing_else_does(tmp_path):
-    with pytest.raises(ZeroDivisionError), artifact.folder_beside(tmp_path / "a") as beside:
-        (beside / "checkpoints").mkdir()
-        (beside / "checkpoints" / "train.safetensors").write_text("one epoch")
-        raise ZeroDivisionError
+    def cut_off(name, file):
+        with artifact.folder_beside(tmp_path / name) as beside:
+            (beside / file).parent.mkdir(exist_ok=True)
+            (beside / file).write_text("one epoch")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_off("a", "checkpoints/train.safetensors")
     assert names(tmp_path) == {"a.part"}
     with artifact.folder_beside(tmp_path / "a") as beside:
         assert (beside / "checkpoints" / "train.safetensors").read_text() == "one epoch"
         artifact.drop_checkpoints(beside)
         (beside / artifact.CONFIG).write_text("{}")
     assert names(tmp_path) == {"a"} and names(tmp_path / "a") == {"config.json"}
-    with pytest.raises(KeyboardInterrupt), artifact.folder_beside(tmp_path / "b") as beside:
-        (beside / "prompts.safetensors").write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        cut_off("b", "prompts.safetensors")
     assert names(tmp_path) == {"a"}
 
 
@@ -205,7 +208,7 @@ def test_a_missing_file_is_named(name, kept):
 def test_a_truncated_file_is_refused(name, share, kept):
     content = (kept / name).read_bytes()
     (kept / name).write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(UserError, match="kept' is damaged .*copy the whole folder again") as error:
+    with pytest.raises(UserError, match=r"kept' is damaged .*copy the whole folder again") as error:
         PromptClassifier.load(kept)
     one_line(error)
 

@@ -144,7 +144,6 @@ def test_errors(changes, message):
 
 # The runs.
 
-COMMAND = "import sys, tyro; from vlprompt.bench import bench; tyro.cli(bench, args=sys.argv[1:])"
 SCENARIO = [
     *("--methods", "zeroshot,coop", "--datasets", "fonts", "--shots", "1", "--seeds", "1,2"),
     *("--set", "coop.n_ctx=400", "--workers", "2"),
@@ -153,7 +152,7 @@ SCENARIO = [
 
 
 def start(out) -> subprocess.Popen:
-    command = [sys.executable, "-c", COMMAND, *SCENARIO, "--out", str(out)]
+    command = [sys.executable, "-m", "vlprompt.cli", "bench", *SCENARIO, "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -174,7 +174,7 @@ def test_folders_that_may_not_be_read():
     put_classes("data", {"cat": 1, "dog": 1})
     try:
         Path("data/dog").chmod(0)
-        with pytest.raises(UserError, match="'data/dog"):
+        with pytest.raises(UserError, match="'data/dog' cannot be read: change its permissions"):
             read_folder("data")
         Path("data").chmod(0)
         with pytest.raises(UserError, match="'data' cannot be read: change its permissions"):

@@ -144,7 +144,7 @@ def test_a_name_that_is_not_there_and_no_network():
     ) as e:
         load("hub:someone/no-such-data")
     assert "network" in one_line(e)
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="names no data set: give hub:OWNER/NAME"):
         load("hub:")
 
 

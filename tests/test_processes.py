@@ -1,8 +1,9 @@
 """One model trained by two processes: the same as by one.
 
-    accelerate launch --cpu --num_processes 2 tests/test_processes.py OUT
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 tests/test_processes.py OUT
 
-writes what each process ends with into OUT. All is in float64: what is left is the order in which a
+writes what each process ends with into OUT (``accelerate launch`` does the same on GPUs; for processes
+on the CPU it wants MPI). All is in float64: what is left is the order in which a
 batch's gradients are summed, about 1e-16 a step, so 1e-10 after a few steps is far from chance and
 far below what a wrong share of the batch would give (1e-2).
 """
@@ -77,12 +78,14 @@ def both(tmp_path_factory) -> list[dict]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*launch, __file__, str(out)], env=environment, timeout=300, capture_output=True, text=True
-    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", str(port), __file__, str(out)]
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "true",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(launch, env=environment, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [torch.load(out / f"{rank}.pt") for rank in (0, 1)]
 

@@ -117,7 +117,7 @@ def test_report_is_lighter_than_its_page_in_the_dark(page: Page, tmp_path: Path)
                 getComputedStyle(element)[['backgroundColor', 'fill'][i]].match(/\\d+/g).map(Number))"""
         )
     paper, ink = seen["light"]
-    assert min(paper) > 200 > 80 > max(ink)
+    assert min(paper) > 200 > 120 > max(ink)
     paper, ink = seen["dark"]
     assert max(paper) < 50 < 150 < min(ink)
 

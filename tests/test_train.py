@@ -83,7 +83,7 @@ def test_the_seed_orders_the_images():
 
     assert order(1) == order(1) != order(2)
     epochs = [order(1)[i : i + 2] for i in (0, 2, 4)]
-    assert epochs[0] != epochs[1] and all(len(set(sum(e, []))) == 8 for e in epochs)
+    assert epochs[0] != epochs[1] and all(len({i for batch in e for i in batch}) == 8 for e in epochs)
 
 
 # Kill and resume.
@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_last_good_c
 
 
 def test_no_validation_images_where_they_are_needed():
-    with pytest.raises(UserError, match="search stage .*validation images and there are none"):
+    with pytest.raises(UserError, match=r"search stage .*validation images and there are none"):
         train("dpl", splits={"train": random_split()}, search_epochs=1)
 
 

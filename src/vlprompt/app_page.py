@@ -27,6 +27,9 @@ REDRAW = 0.2
 MAX_FILE = "64mb"
 SUFFIXES = [".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
 FONT = ["system-ui", "sans-serif"]
+STYLE = "#picture img, #zeroshot-heat img, #tuned-heat img {width: 100%; height: 100%; object-fit: contain}"
+"""Small pictures are enlarged."""
+HINT = "Add photos of two or more classes, three or more of each, then train."
 POLICY = (
     b"default-src 'self' data: blob:; "
     b"script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'"
@@ -69,11 +72,15 @@ def make_app(first: Session, folder: Path) -> ASGIApp:
         folder: for files to download.
     """
     theme = gr.themes.Default(font=FONT, font_mono=["monospace"])
+    page = _build(first, folder)
+    # Gradio checks only in a page that it launched itself that a file named in a request was uploaded.
+    page.has_launched = True
     mounted = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
-        _build(first, folder),
+        page,
         path="/",
         theme=theme,
+        css=STYLE,
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -160,7 +167,7 @@ def train(session: Session, method: str, epochs: int) -> Iterator[str]:
     """Train on the photos; the progress as it is."""
     total = epochs * len(stage_epochs(method))
     records: list[Record] = []
-    drawn = 0.0
+    drawn, before = 0.0, session.tuned
     with _told():
         yield _progress("Training starts …", records, total)
         for record in session.train(method, epochs):
@@ -168,17 +175,13 @@ def train(session: Session, method: str, epochs: int) -> Iterator[str]:
             if time.monotonic() - drawn > REDRAW:
                 drawn = time.monotonic()
                 yield _progress(_now(record, len(records), total), records, total)
-    if len(records) < total:
-        yield _progress(
-            f"Stopped after {len(records)} of {total} epochs; nothing has changed.", records, total
-        )
+    if session.tuned is before:
+        text = f"Stopped after {len(records)} of {total} epochs; nothing has changed."
     else:
         title = all_methods()[method].title
-        yield _progress(
-            f"Done: {title}, {total} epochs, {len(session.photos)} photos, loss {records[-1]['loss']:.3f}.",
-            records,
-            total,
-        )
+        text = f"Done: {title}, {len(records)} epochs, {len(session.photos)} photos"
+        text += f", loss {records[0]['loss']:.3f} → {records[-1]['loss']:.3f}." if records else "."
+    yield _progress(text, records, total)
 
 
 def _now(record: Record, done: int, total: int) -> str:
@@ -188,22 +191,16 @@ def _now(record: Record, done: int, total: int) -> str:
 
 def _progress(text: str, records: Sequence[Record], total: int) -> str:
     """A line of text, a bar and the curve of the loss, as HTML."""
-    width, height = 100, 30
     losses = [record["loss"] for record in records]
-    top = max(losses, default=0) or 1
-    points = " ".join(
-        f"{(i + 1) / total * width:.2f},{height * (1 - loss / top):.2f}" for i, loss in enumerate(losses)
-    )
-    curve = (
-        f'<svg viewBox="0 -1 {width} {height + 2}" preserveAspectRatio="none" role="img" '
-        f'aria-label="loss by epoch" style="width:100%;height:7em">'
-        f'<polyline points="{points}" fill="none" stroke="var(--color-accent)" stroke-width="2" '
-        f'vector-effect="non-scaling-stroke"/></svg>'
-    )
+    top, last = max(losses, default=1.0) or 1.0, max(total - 1, 1)
+    points = " ".join(f"{100 * i / last:.2f},{30 - 30 * loss / top:.2f}" for i, loss in enumerate(losses))
     return (
         f'<div id="progress-text">{text}</div>'
-        f'<progress max="{total}" value="{len(records)}" style="width:100%"></progress>'
-        f"{curve if len(losses) > 1 else ''}"
+        f'<progress max="{total}" value="{len(records)}" style="width: 100%; '
+        'accent-color: var(--color-accent)"></progress>'
+        f'<svg viewBox="0 -1 100 32" preserveAspectRatio="none" role="img" aria-label="loss by epoch" '
+        'style="width: 100%; height: 7em"><polyline fill="none" stroke="var(--color-accent)" '
+        f'stroke-width="2" vector-effect="non-scaling-stroke" points="{points}"/></svg>'
     )
 
 
@@ -252,6 +249,7 @@ def _question() -> tuple[gr.Textbox, gr.Button, gr.Image]:
             label="Drop a picture here",
             type="filepath",
             sources=["upload", "clipboard"],
+            buttons=["fullscreen"],
             height=260,
             elem_id="picture",
         )
@@ -264,8 +262,10 @@ def _view(title: str, name: str) -> tuple[gr.Label, gr.Image]:
         bars = gr.Label(label=title, num_top_classes=SHOWN, elem_id=name)
         heat = gr.Image(
             label="Where it saw the likeliest class",
+            alt_text=f"{title}: heat map",
             interactive=False,
             visible=False,
+            buttons=["download", "fullscreen"],
             height=260,
             elem_id=f"{name}-heat",
         )
@@ -287,7 +287,13 @@ def _photos() -> tuple[gr.Dropdown, gr.File, gr.Button, gr.Gallery, gr.Button]:
             adding = gr.Button("Add these photos", elem_id="add")
         with gr.Column(scale=4):
             photos = gr.Gallery(
-                label="Photos to learn from", columns=8, height=260, interactive=False, elem_id="photos"
+                label="Photos to learn from",
+                columns=8,
+                height=260,
+                object_fit="contain",
+                interactive=False,
+                buttons=["fullscreen"],
+                elem_id="photos",
             )
             clearing = gr.Button("Forget the photos", size="sm", elem_id="clear")
     return label, files, adding, photos, clearing
@@ -304,7 +310,7 @@ def _training() -> tuple[gr.Dropdown, gr.Slider, gr.Button, gr.Button, gr.HTML, 
                 start = gr.Button("Train", variant="primary", elem_id="train")
                 stop = gr.Button("Stop", elem_id="stop")
         with gr.Column(scale=4):
-            progress = gr.HTML(elem_id="progress")
+            progress = gr.HTML(_progress(HINT, [], 1), elem_id="progress")
             with gr.Row():
                 save = gr.Button("Save the classifier", elem_id="save")
                 download = gr.DownloadButton("Download the zip file", visible=False, elem_id="download")

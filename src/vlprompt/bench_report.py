@@ -73,18 +73,12 @@ def _heading(results: Sequence[Result]) -> str:
 
 def _part(results: Sequence[Result]) -> str:
     """The same shots, and the same source where there is one."""
-    accuracy, *others = part_tables(results, QUANTITIES["accuracy"])
-    more = (
-        details(quantity.title, "".join(map(_table, part_tables(results, quantity))))
-        for key, quantity in QUANTITIES.items()
-        if key != "accuracy"
-    )
+    accuracy, *others = (part_tables(results, quantity) for quantity in QUANTITIES.values())
     parts = [
         subsection(_heading(results)),
-        paragraph(" ".join(filter(None, [_ranking(accuracy), missing(results)]))),
-        _table(accuracy),
-        blocks(map(_table, others)),
-        *more,
+        paragraph(" ".join(filter(None, [_ranking(accuracy[0]), missing(results)]))),
+        _tables(accuracy),
+        *(details(tables[0].quantity.title, _tables(tables)) for tables in others),
         _searched(results),
     ]
     return "\n".join(filter(None, parts))
@@ -104,6 +98,11 @@ def _ranking(table: Table) -> str:
         f"Highest accuracy ({table.columns[column]}): {first}, {number(best, digits)} %, then {second}, "
         f"{number(next_best, digits)} %" + (", a lead within the spread of the seeds." if within else ".")
     )
+
+
+def _tables(tables: Sequence[Table]) -> str:
+    """The most important table, and the others side by side below it."""
+    return _table(tables[0]) + blocks(map(_table, tables[1:]))
 
 
 def _table(shown: Table) -> str:

@@ -368,7 +368,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         if labels != config["classnames"]:
             self.class_names = dict(zip(labels, self.classnames_, strict=True))
         self.measured_ = config["measured"]
-        self.history_: list[Record] = history
+        self.history_ = history
         return self
 
 

@@ -10,7 +10,7 @@ Shapes: K sequences (classes), B images, n context length, D width of a branch, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -266,7 +266,7 @@ class Encoder:
         return embedded + self.backbone.text_positions(plan.positions.to(device))
 
     def _run(
-        self, layers: Sequence[object], hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None
+        self, layers: Iterable[Any], hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None
     ) -> Tensor:
         """All layers, with deep tokens replaced from position ``start`` and key/value prompts added."""
         standing = 0 if prompt.context is None else prompt.context.shape[-2]  # tokens that deep ones replace
@@ -282,7 +282,7 @@ class Encoder:
             hidden = self.backbone.run_layer(layer, hidden, self._attention(layer, keys_values, pack))
         return hidden
 
-    def _attention(self, layer: object, prompt: KeyValue | None, pack: Pack | None) -> AttentionPrompt:
+    def _attention(self, layer: Any, prompt: KeyValue | None, pack: Pack | None) -> AttentionPrompt:
         if prompt is None or not len(prompt.tokens):
             return AttentionPrompt(pack)
         key, value = self.backbone.keys_values(layer, prompt.tokens)

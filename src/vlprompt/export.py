@@ -87,6 +87,8 @@ def export_onnx(classifier: PromptClassifier, path: str | Path) -> None:
     check_is_fitted(classifier, "method_")
     path = Path(path)
     _check_onnx(path)
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     backbone = classifier.method_.encoder.backbone
     exported = torch.onnx.export(
         _trace(classifier.method_),
@@ -96,6 +98,7 @@ def export_onnx(classifier: PromptClassifier, path: str | Path) -> None:
         verbose=False,
     )
     assert exported is not None
+    ClearMetadataAndDocStringPass()(exported.model)  # stack traces, with the folders of this machine
     names = list(classifier.classnames_)
     exported.model.metadata_props["class_names"] = json.dumps(names)
     weights = sum(p.numel() * p.itemsize for p in backbone.model.vision_model.parameters())

@@ -48,7 +48,7 @@ class FitOptions:
     """another published setting of the method"""
     lengths: Path | None = None
     """lengths.json of a search: the context length of every layer"""
-    augment: Literal["auto", "crop+flip", "crop", "none"] = "auto"
+    augment: Literal["auto", "crop+flip", "crop", "gentle", "none"] = "auto"
     """augmentation in training; auto is the published one, and none for 'toy'"""
     views: int = 0
     """augmented views computed once, for methods without visual prompts; 0 draws fresh ones"""

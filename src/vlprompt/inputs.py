@@ -14,12 +14,12 @@ from torch import Tensor
 
 from vlprompt.data.dataset import ImageSource, Item
 from vlprompt.data.images import load_images
-from vlprompt.data.transforms import EvalTransform, TrainTransform, image_stats
+from vlprompt.data.transforms import Augmentation, EvalTransform, TrainTransform, image_stats
 from vlprompt.encoder import Encoder
 from vlprompt.progress import track
 from vlprompt.train import Split
 
-Augment = Literal["crop+flip", "crop", "none"]
+Augment = Augmentation | Literal["none"]
 Draw = Callable[[Tensor], Tensor]
 """Positions (b,) -> images (b, 3, s, s) or features (b, E), on the backbone's device."""
 
@@ -39,7 +39,7 @@ def make_split(
     """Images for the training loop.
 
     Args:
-        augment: the published augmentation, the same without the flip, or the plain image.
+        augment: see :class:`vlprompt.data.transforms.TrainTransform`; ``none`` is the plain image.
         views: number of fixed augmented views whose features are computed once, where ``frozen``;
             0 draws fresh ones at every step, as published.
         frozen: no visual prompt is learned, so the features of fixed pixels are constants.
@@ -78,10 +78,12 @@ def plain_pixels(
     return lambda positions: pixels[positions].to(device)
 
 
-def augmented_pixels(encoder: Encoder, sources: Sequence[ImageSource], augment: Augment, show: bool) -> Draw:
-    """Random resized crops (scale 0.08 to 1, bicubic) and flips, drawn at every call."""
+def augmented_pixels(
+    encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation, show: bool
+) -> Draw:
+    """Augmented images, drawn at every call."""
     stats = image_stats(encoder.backbone.processor)
-    transform = TrainTransform(stats.size, stats.mean, stats.std, flip=augment == "crop+flip")
+    transform = TrainTransform(stats.size, stats.mean, stats.std, augment)
     device, dtype = encoder.backbone.device, encoder.backbone.dtype
     images = load_images(sources, side=2 * stats.size, progress=show)
 

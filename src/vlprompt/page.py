@@ -118,8 +118,9 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-n
 th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; }
 thead th { background: var(--tint); font-weight: 600; vertical-align: bottom; white-space: normal; }
-.dense { font-size: .8rem; }
-.dense th, .dense td { padding: .35rem; }
+.dense, .blocks table { font-size: .8rem; }
+.dense th, .dense td, .blocks th, .blocks td { padding: .35rem .3rem; }
+.dense thead th { font-size: .7rem; }
 .blocks { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr));
   gap: 1.5rem 2rem; margin: 1.5rem 0; }
 td small { font-size: .75rem; color: var(--soft); }

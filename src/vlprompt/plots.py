@@ -105,7 +105,7 @@ def accuracy_bars(
         mean, deviation = mean_std(seeds)
         axes.barh(row, mean, height=0.62, color=colors[title])
         if len(seeds) > 1:
-            axes.errorbar(mean, row, xerr=deviation, fmt="none", ecolor=INK, elinewidth=1.3, capsize=4)
+            axes.errorbar(mean, row, xerr=deviation, fmt="none", color=INK, elinewidth=1.3, capsize=4)
             axes.plot(seeds, [row] * len(seeds), "o", ms=5, mfc=PAPER, mec=INK, mew=1, zorder=3)
         end = max(mean + deviation, *seeds) + 1.5
         axes.text(end, row, f"{number(seeds, 1)} %", va="center", color=INK, fontsize=10)

@@ -18,7 +18,7 @@ PROTOCOLS = {
     "few-shot": "Few-shot classification",
     "base-to-new": "Base-to-new generalisation",
     "cross-dataset": "Cross-dataset transfer",
-    "domain-generalisation": "Domain generalisation",
+    "domain": "Domain generalisation",
 }
 """Name and heading of every protocol, in the order of reports."""
 
@@ -65,7 +65,7 @@ class Result:
     @property
     def part(self) -> tuple[int, str]:
         """Shots and, where one data set is trained on for all, its name: one part of a section."""
-        return self.shots, self.dataset if self.protocol in ("cross-dataset", "domain-generalisation") else ""
+        return self.shots, self.dataset if self.protocol in ("cross-dataset", "domain") else ""
 
 
 def read_results(records: Iterable[Mapping[str, Any]]) -> list[Result]:

@@ -102,7 +102,8 @@ def search(dataset: Dataset, settings: Settings, options: SearchOptions, seed: i
     history = classifier.history_
     a_epoch = max(len(dataset.train) // settings.batch_size, 1)
     seconds = time.perf_counter() - start
-    return Found(classifier.method_.lengths, history, seconds, len(history) * a_epoch)
+    lengths: Any = classifier.method_.lengths
+    return Found(lengths, history, seconds, len(history) * a_epoch)
 
 
 def measure(

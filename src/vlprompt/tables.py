@@ -46,7 +46,7 @@ class Quantity:
     digits: int = 2
 
 
-QUANTITIES = {
+QUANTITIES = {  # in the order of reports, accuracy first
     "accuracy": Quantity("accuracy", "Accuracy (%)"),
     "macro_f1": Quantity("macro_f1", "Macro-F1 (%)"),
     "ece": Quantity("ece", "Expected calibration error (%, less is better)", sign=-1),

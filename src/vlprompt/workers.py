@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from vlprompt.errors import UserError
 from vlprompt.protocols import Cell, Record, run_cell
@@ -125,6 +126,8 @@ def _work(pipe: Connection, gpu: int | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     warnings.filterwarnings("ignore", category=FutureWarning)
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # read when CUDA is first used
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def _read_classes(folder: Path, expected: Sequence[str] | None, show: bool) -> t
     for name in classes:
         members = [p for p in paths[name] if p in good]
         if not members:
+            os.listdir(folder / name)  # one that may not be read looks empty until here
             problem = "none can be read" if paths[name] else "there are none"
             raise UserError(
                 f"class folder '{folder / name}' has no usable image ({problem}): add some or remove it"

@@ -52,6 +52,8 @@ def read_hub(place: str) -> Dataset:
     Raises:
         UserError: it cannot be had, or it has no column of images or of classes.
     """
+    if not place:
+        raise UserError("'hub:' names no data set: give hub:OWNER/NAME or hub:FOLDER")
     name = f"hub:{place}"
     parts = _splits(_load(place), name)
     features = next(iter(parts.values())).features

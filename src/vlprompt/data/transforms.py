@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import kornia.augmentation as K
 import torch
@@ -44,13 +44,27 @@ class EvalTransform:
         return self.processor(images=open_image(source), return_tensors="pt")["pixel_values"]
 
 
+Augmentation = Literal["crop+flip", "crop", "gentle"]
+
+
+def _steps(size: int, augment: Augmentation) -> list[Any]:
+    if augment == "gentle":
+        affine = K.RandomAffine(8.0, (0.08, 0.08), (0.9, 1.1), 6.0, p=1.0, padding_mode="border")
+        return [K.Resize((size, size), resample="BICUBIC"), affine]
+    crop = K.RandomResizedCrop(
+        (size, size), (0.08, 1.0), (3 / 4, 4 / 3), resample="BICUBIC", cropping_mode="slice"
+    )
+    return [crop, K.RandomHorizontalFlip(0.5)] if augment == "crop+flip" else [crop]
+
+
 class TrainTransform:
-    """Random resized crop, horizontal flip and normalisation, drawn from torch's generator.
+    """Augmentation and normalisation, drawn from torch's generator.
 
     Args:
         size: side of the output.
-        scale: share of the area that a crop takes.
-        flip: whether half of the images are mirrored.
+        augment: ``crop+flip`` is the field's: a random resized crop of 0.08 to 1 of the area, half of
+            them mirrored; ``crop`` is without the mirror; ``gentle`` moves, turns and stretches the
+            whole picture a little, for pictures so small or of such classes that a crop loses them.
     """
 
     def __init__(
@@ -58,14 +72,9 @@ class TrainTransform:
         size: int,
         mean: Sequence[float],
         std: Sequence[float],
-        scale: tuple[float, float] = (0.08, 1.0),
-        flip: bool = True,
+        augment: Augmentation = "crop+flip",
     ):
-        crop = K.RandomResizedCrop(
-            (size, size), scale, (3 / 4, 4 / 3), resample="BICUBIC", cropping_mode="slice"
-        )
-        steps = [crop, *([K.RandomHorizontalFlip(0.5)] if flip else [])]
-        self.augment = K.AugmentationSequential(*steps, same_on_batch=False)
+        self.augment = K.AugmentationSequential(*_steps(size, augment), same_on_batch=False)
         self.size = size
         self.mean, self.std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
 

@@ -110,8 +110,13 @@ class Supernet(Method):
         self.vision_alphas = first_alphas(
             len(backbone.vision_layers), s.vision_max, s.vision_start, backbone.device
         )
+        layers = len(self.text_alphas) + len(self.vision_alphas)
+        self.stable: Tensor
+        """For how many epochs the lengths have been the same, ()."""
+        self.found: Tensor
+        """Lengths after the last epoch, (text layers + vision layers,)."""
         self.register_buffer("stable", torch.zeros((), dtype=torch.long))
-        self.register_buffer("found", torch.zeros(len(self.text_alphas) + len(self.vision_alphas)).long())
+        self.register_buffer("found", torch.zeros(layers, dtype=torch.long))
         self.chosen: Lengths | None = None
         """Lengths that take the place of the mixture, for a step or to judge them."""
 
@@ -174,7 +179,7 @@ class Supernet(Method):
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Count for how many epochs the lengths have been the same."""
         now = torch.tensor([*self.lengths.text, *self.lengths.vision])
-        same = bool((now == self.found.cpu()).all()) and epoch > self.settings.warmup
+        same = torch.equal(now, self.found.cpu()) and epoch > self.settings.warmup
         self.stable.fill_(int(self.stable) + 1 if same else 0)
         self.found.copy_(now)
 

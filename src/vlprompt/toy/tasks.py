@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -51,10 +52,15 @@ class Task:
     style: Style = HARD
 
 
+def changed(thing: Any, values: dict[str, Any]) -> Any:
+    """A scene or style with other values."""
+    return replace(thing, **values)
+
+
 def _task(names: Sequence[str], templates: Sequence[str], kind: str, facet: str, **fixed: object) -> Task:
     """A task whose classes are the values of one facet of a scene."""
     return Task(
-        tuple(names), tuple(templates), lambda s, name: replace(s, kind=kind, **{facet: name}, **fixed)
+        tuple(names), tuple(templates), lambda s, name: changed(s, {"kind": kind, facet: name} | fixed)
     )
 
 
@@ -64,7 +70,7 @@ def _pairs(
     """A task whose classes are pairs of facets, named "first second"."""
     pairs = {f"{x} {y}": (x, y) for x in first for y in second}
     return Task(
-        tuple(pairs), tuple(texts), lambda s, n: replace(s, kind=kind, **{a: pairs[n][0], b: pairs[n][1]})
+        tuple(pairs), tuple(texts), lambda s, n: changed(s, {"kind": kind, a: pairs[n][0], b: pairs[n][1]})
     )
 
 
@@ -153,13 +159,13 @@ def _draw(r: Rendering) -> Image.Image:
         scene = replace(scene, ground="black" if scene.colour != "black" else "yellow")
     if scene.kind == "object" and scene.size == "tiny":
         scene = replace(scene, size="small")
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "sketch": {"sketch": True},
         "noise": {"noise": 1.0, "blur": 1.0},
         "occlusion": {"occlude": True},
         "palette": {"recolour": True},
     }
-    return world.draw(scene, rng, replace(task.style, **changes.get(r.shift or "", {})))
+    return world.draw(scene, rng, changed(task.style, changes.get(r.shift or "", {})))
 
 
 @cache

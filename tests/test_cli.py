@@ -1,0 +1,399 @@
+"""The command: what it does, and that every bad input is one line on stderr and exit code 2."""
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from support import NAMES, start, vlprompt, write_clip, write_photos
+from vlprompt import __version__, cli
+from vlprompt.classifier import PromptClassifier
+from vlprompt.methods import all_methods
+
+OWN = """
+from dataclasses import dataclass
+import torch
+from vlprompt.methods import base
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(base.Settings):
+    strength: float = 0.5
+    \"\"\"how strong\"\"\"
+
+class Mine(base.Method):
+    name, title, paper, year, learns = "mine", "My method", "0000.00000", 2026, "a bias of each class"
+    Settings = Settings
+
+    def build(self):
+        self.bias = torch.nn.Parameter(torch.zeros(len(self.classnames)))
+
+    def logits(self, images, classes):
+        return super().logits(images, classes) + self.settings.strength * self.bias
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def kept(photos, tmp_path_factory):
+    """A classifier fitted by the command."""
+    out = tmp_path_factory.mktemp("out") / "kept"
+    assert vlprompt("fit", photos, "--out", out, "--method", "coop", "--shots", 2, "--epochs", 2) == 0
+    return out
+
+
+def bad(capsys, *words) -> str:
+    """The one line that bad input gives."""
+    capsys.readouterr()
+    assert vlprompt(*words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("vlprompt: ") and said.err.count("\n") == 1, said.err
+    return said.err
+
+
+def rejected(capsys, *words) -> str:
+    """What the parser of flags says: a box, and exit code 2."""
+    capsys.readouterr()
+    assert vlprompt(*words) == 2
+    said = capsys.readouterr()
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", said.out + said.err).split())
+    assert "Traceback" not in text
+    return text
+
+
+# Training.
+
+
+def test_fit_writes_a_classifier_with_its_measured_accuracy(kept, photos, capsys):
+    files = {p.name for p in kept.iterdir()}
+    assert files == {"prompts.safetensors", "config.json", "history.json", "README.md", "report.html"}
+    measured = json.loads((kept / "config.json").read_text())["measured"]["test"]
+    assert measured["n"] == 9 and 0 <= measured["accuracy"] <= 100  # 7 - 2 for training - 2 for validation
+    assert f"{measured['accuracy']:.2f}%" in (kept / "README.md").read_text()
+    report = (kept / "report.html").read_text()
+    assert "CoOp" in report and "vlprompt fit" in report and "blue square" in report
+    assert not list(kept.parent.glob("*.part"))
+    assert PromptClassifier.load(kept).classnames_ == NAMES
+
+
+def test_fit_shows_a_table_or_one_json_object(photos, tmp_path, capsys):
+    words = ["fit", photos, "--out", tmp_path / "z", "--method", "zeroshot", "--shots", 2]
+    assert vlprompt(*words) == 0
+    said = capsys.readouterr()
+    assert re.search(r"^out +.*/z$", said.out, re.M) and re.search(r"^test +accuracy \d", said.out, re.M)
+    assert said.err == ""
+    assert vlprompt(*words, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["classes"] == 3 and result["train"] == 6 and 0 <= result["test"]["accuracy"] <= 100
+
+
+def test_all_flags_reach_the_training(photos, tmp_path, capsys):
+    lengths = tmp_path / "lengths.json"
+    lengths.write_text('{"text": [1, 0, 2, 0], "vision": [0, 3, 0, 1]}')
+    words = ["--lengths", lengths, "--epochs", 1, "--batch-size", 3, "--lr", 0.01, "--seed", 5, "--shots", 2]
+    words += [
+        "--augment",
+        "crop",
+        "--precision",
+        "bf16",
+        "--clip-grad",
+        0.5,
+        "--device",
+        "cpu",
+        "--text",
+        "custom",
+    ]
+    words += ["--templates", "a {} thing.", "this is {}."]
+    assert vlprompt("fit", photos, "--out", tmp_path / "dpl", *words) == 0
+    config = json.loads((tmp_path / "dpl" / "config.json").read_text())
+    settings, options = config["settings"], config["options"]
+    assert (settings["text_lengths"], settings["vision_lengths"]) == ([1, 0, 2, 0], [0, 3, 0, 1])
+    assert (settings["epochs"], settings["batch_size"], settings["lr"]) == (1, 3, 0.01)
+    assert options == {
+        "seed": 5, "device": "cpu", "precision": "bf16", "clip_grad": 0.5, "augment": "crop", "views": 0,
+    }  # fmt: skip
+    assert config["templates"] == ["a {} thing.", "this is {}."] and config["method"] == "dpl"
+    history = json.loads((tmp_path / "dpl" / "history.json").read_text())
+    assert [(r["stage"], r["epoch"]) for r in history] == [("train", 0)]
+
+
+def test_published_settings_follow_from_preset_and_shots(photos, tmp_path, capsys):
+    words = ["fit", photos, "--shots", 1, "--out"]
+    assert vlprompt(*words, tmp_path / "coop", "--method", "coop", "--n-ctx", 1) == 0
+    assert json.loads((tmp_path / "coop" / "config.json").read_text())["settings"]["epochs"] == 50
+    assert vlprompt(*words, tmp_path / "vpt", "--method=vpt", "--preset=shallow", "--epochs=1") == 0
+    settings = json.loads((tmp_path / "vpt" / "config.json").read_text())["settings"]
+    assert (settings["depth"], settings["epochs"], settings["n_ctx"]) == (1, 1, 8)
+
+
+def test_a_method_file_of_your_own(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_method.py").write_text(OWN)
+    words = ["fit", photos, "--out", "own", "--method", "my_method.py", "--shots", 2, "--epochs", 2]
+    assert vlprompt(*words, "--strength", 0.25) == 0
+    assert json.loads((tmp_path / "own" / "config.json").read_text())["settings"]["strength"] == 0.25
+    assert "method of its own (my_method.py)" in bad(capsys, "predict", "own", photos)
+    assert vlprompt("predict", "own", photos, "--method", "my_method.py", "--format", "json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 21
+    assert vlprompt("evaluate", "own", photos, "--method", "my_method.py") == 0
+
+
+@pytest.mark.parametrize("content", ["def broken(:", "import no_such_package", "1 / 0", "x = 1"])
+def test_a_method_file_that_is_none(content, photos, tmp_path, capsys):
+    (tmp_path / "my_method.py").write_text(content)
+    words = ["--out", tmp_path / "x", "--method", tmp_path / "my_method.py"]
+    assert "my_method.py'" in bad(capsys, "fit", photos, *words)
+    assert "does not exist" in bad(capsys, "fit", photos, *words[:3], "nowhere.py")
+
+
+def test_a_method_file_takes_no_module_s_place(photos, tmp_path, capsys):
+    import colorsys
+
+    (tmp_path / "colorsys.py").write_text(OWN)
+    words = ["--out", tmp_path / "x", "--method", tmp_path / "colorsys.py", "--epochs", 1, "--shots", 2]
+    assert vlprompt("fit", photos, *words) == 0
+    import sys
+
+    assert sys.modules["colorsys"] is colorsys
+
+
+# Predicting and measuring.
+
+
+def test_predict_a_file_a_folder_and_a_pattern(kept, photos, capsys):
+    probabilities = PromptClassifier.load(kept).predict_proba(sorted(photos.rglob("*.png")))
+    for images, count in (
+        ([photos / "green" / "0.png"], 1),
+        ([photos], 21),
+        ([photos / "*" / "[01].png"], 6),
+    ):
+        assert vlprompt("predict", kept, *images, "--format", "json") == 0
+        said = capsys.readouterr()
+        rows = json.loads(said.out)
+        assert len(rows) == count and said.err == ""
+        assert {r["class"] for r in rows} <= set(NAMES) and all(1 / 3 <= r["probability"] <= 1 for r in rows)
+    assert vlprompt("predict", kept, photos, "--format", "json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [r["class"] for r in rows] == [NAMES[k] for k in probabilities.argmax(1)]
+    assert np.allclose([r["probability"] for r in rows], probabilities.max(1), atol=1e-6)
+
+
+def test_predict_as_csv_and_as_a_table(kept, photos, tmp_path, capsys):
+    odd = tmp_path / ("a long name [red] é " * 4 + ".png")
+    shutil.copy(photos / "green" / "0.png", odd)
+    assert vlprompt("predict", kept, odd, "--format", "csv", "--top", 3) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [r["image"] for r in rows] == [str(odd)] * 3 and {r["class"] for r in rows} == set(NAMES)
+    assert abs(sum(float(r["probability"]) for r in rows) - 1) < 1e-4
+    assert [r["probability"] for r in rows] == sorted((r["probability"] for r in rows), reverse=True)
+    assert vlprompt("predict", kept, odd) == 0
+    table = capsys.readouterr().out
+    assert "probability" in table and "…" not in table
+    assert "".join(str(odd).split()) in "".join(re.sub(r"│[^│]*│[^│]*│\n│", "", table).split())
+
+
+def test_predict_other_classes(kept, photos, capsys):
+    words = ["predict", kept, photos / "green" / "0.png", "--format", "json", "--top", 9]
+    assert vlprompt(*words, "--classes", "apple", "snow leopard") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {r["class"] for r in rows} == {"apple", "snow leopard"}
+
+
+def test_evaluate(kept, photos, tmp_path, capsys):
+    assert vlprompt("evaluate", kept, photos, "--json") == 0
+    measured = json.loads(capsys.readouterr().out)["test"]
+    predicted = PromptClassifier.load(kept).predict(sorted(photos.rglob("*.png")))
+    right = np.mean(predicted == np.repeat(NAMES, 7))
+    assert measured["n"] == 21 and measured["accuracy"] == pytest.approx(100 * right)
+    assert vlprompt("evaluate", kept, photos) == 0
+    assert f"accuracy {100 * right:.2f}" in capsys.readouterr().out
+    few = tmp_path / "few"
+    for name in ("red thing", "green"):
+        shutil.copytree(photos / name, few / name)
+    assert vlprompt("evaluate", kept, few, "--json") == 0
+    right = np.mean(predicted[7:] == np.repeat(NAMES[1:], 7))
+    assert json.loads(capsys.readouterr().out)["test"]["accuracy"] == pytest.approx(100 * right)
+    (few / "green").rename(few / "of_tomorrow")
+    assert "class 'of tomorrow'" in bad(capsys, "evaluate", kept, few)
+
+
+# Help and lists.
+
+
+def test_methods_are_listed(capsys):
+    assert vlprompt("methods", "--json") == 0
+    said = capsys.readouterr()
+    rows = json.loads(said.out)
+    assert [r["method"] for r in rows] == list(all_methods()) and said.err == ""
+    parameters = {r["method"]: r["parameters"] for r in rows}
+    assert parameters["coop"] == 16 * 128 and parameters["zeroshot"] == 0
+    assert vlprompt("methods") == 0
+    assert "PromptSRC" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_each_command(command, capsys):
+    assert vlprompt(command, "--help") == 0
+    text = capsys.readouterr().out
+    assert f"usage: vlprompt {command}" in text and len(text.splitlines()) > 8
+
+
+def test_help_of_fit_shows_the_settings_of_the_method(capsys):
+    assert vlprompt("fit", "--method", "promptsrc", "--help") == 0
+    text = capsys.readouterr().out
+    assert "PromptSRC" in text and "--gpa-mean" in text and "--search-epochs" not in text
+
+
+def test_help_of_the_whole(capsys):
+    assert vlprompt("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"  {command} " in text for command in cli.COMMANDS)
+    assert vlprompt() == 2
+    assert capsys.readouterr().out == text
+    assert vlprompt("--version") == 0
+    assert capsys.readouterr().out == f"vlprompt {__version__}\n"
+
+
+# Bad input.
+
+
+def test_in_a_process_of_its_own_it_is_one_line_and_exit_code_2():
+    process = start("predict", "/no/such/folder", "x.png", "--model", "toy")
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 2 and out == ""
+    assert error.startswith("vlprompt: 'x.png' is no image") and error.count("\n") == 1
+
+
+def test_unknown_words(photos, tmp_path, capsys):
+    assert re.search("unknown command 'fti': there are fit, predict, ", bad(capsys, "fti", photos))
+    line = bad(capsys, "fit", photos, "--out", tmp_path / "x", "--method", "copo")
+    assert all(name in line for name in all_methods())
+
+
+FITS = {
+    "shots 0": (["--shots", 0], "shots 0"),
+    "shots below": (["--shots", -3], "shots -3"),
+    "more shots than images": (["--shots", 99], "has 7 training images, 99 shots"),
+    "no shots of a pool": (["--shots", "None"], "give --shots"),
+    "seed": (["--seed", -1], "seed -1"),
+    "huge seed": (["--seed", 10**30], f"seed {10**30}"),
+    "epochs": (["--epochs", -1], "epochs -1"),
+    "batch size": (["--batch-size", 0], "batch_size 0"),
+    "lr": (["--lr", "nan"], "lr nan"),
+    "lr below": (["--lr", -0.1], "lr -0.1"),
+    "n_ctx": (["--n-ctx", -1], "n_ctx -1"),
+    "n_ctx above": (["--n-ctx", 90], "77"),
+    "clip_grad": (["--clip-grad", 0], "clip_grad 0"),
+    "views": (["--views", -1], "views -1"),
+    "device": (["--device", "tpu9"], "device 'tpu9' is not there"),
+    "preset": (["--preset", "x"], "no preset 'x': there is none"),
+    "template": (["--templates", "a photo"], "template 'a photo'"),
+    "no lengths file": (["--lengths", "/no/file", "--method", "dpl"], "lengths file '/no/file'"),
+    "lengths of another method": (["--lengths", "LENGTHS"], "method 'coop' takes no lengths"),
+    "lengths of another model": (["--lengths", "LENGTHS", "--method", "dpl"], "1 text lengths for a"),
+    "depth": (["--method", "ivlp", "--depth", 0], "depth 0"),
+    "precision": (["--precision", "fp16", "--device", "cpu"], "precision fp16"),
+    "no model folder": (["--model", "/no/model"], "model '/no/model' is neither a folder"),
+    "no network": (["--model", "owner/clip"], "give a local folder, or use the built-in 'toy'"),
+    "no preset for two": (["--preset", "x", "--method", "vpt"], "there is shallow, deep"),
+    "longest context": (["--method", "dpl", "--text-max", -1], "text_max -1"),
+    "one context": (["--ctx-init", "a photo", "--n-ctx", 4, "--method", "cocoop"], "lower n_ctx"),
+    "penalty": (["--method", "linear", "--c", 0], "c 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_bad_values_are_one_line(case, photos, tmp_path, capsys):
+    flags, says = FITS[case]
+    lengths = tmp_path / "lengths.json"
+    lengths.write_text('{"text": [1], "vision": [1]}')
+    flags = [lengths if flag == "LENGTHS" else flag for flag in flags]
+    usual = ["--shots", 2, "--epochs", 1, "--method", "coop"]
+    usual = [w for i in range(0, 6, 2) if usual[i] not in flags for w in usual[i : i + 2]]
+    if "linear" in flags:
+        usual = ["--shots", 2]
+    assert says in bad(capsys, "fit", photos, "--out", tmp_path / "x", *usual, *flags)
+    assert [p.name for p in tmp_path.iterdir()] == ["lengths.json"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--epochs", "many"], "--epochs"),
+        (["--augment", "weird"], "--augment"),
+        (["--no-such-flag", "1"], "--no-such-flag"),
+        (["--shots", "two"], "--shots"),
+        (["--search-epochs", "3"], "--search-epochs"),  # another method's
+        (["--lr"], "--lr"),
+    ],
+)
+def test_flags_that_cannot_be_parsed_are_named(flags, says, photos, tmp_path, capsys):
+    text = rejected(capsys, "fit", photos, "--out", tmp_path / "x", "--method", "coop", *flags)
+    assert says in text and not list(tmp_path.iterdir())
+
+
+def test_what_is_missing_is_named(photos, kept, capsys):
+    assert "--out" in rejected(capsys, "fit", photos, "--method", "coop")
+    assert "DATA" in rejected(capsys, "fit", "--out", "x", "--method", "coop")
+    assert "--format" in rejected(capsys, "predict", kept, photos, "--format", "xml")
+    assert "no images" in bad(capsys, "predict", kept)
+
+
+@pytest.mark.parametrize("data", ["/no/such/data", "toy:no-task", "nothing"])
+def test_no_such_data(data, tmp_path, kept, capsys):
+    assert data in bad(capsys, "fit", data, "--out", tmp_path / "x", "--method", "zeroshot")
+    assert data in bad(capsys, "evaluate", kept, data)
+
+
+def test_images_that_are_none(kept, tmp_path, capsys):
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty.png").touch()
+    assert "nowhere.jpg' is no image" in bad(capsys, "predict", kept, "nowhere.jpg")
+    assert "text.png' cannot be read" in bad(capsys, "predict", kept, tmp_path / "text.png")
+    assert "empty.png' cannot be read (the file is empty)" in bad(
+        capsys, "predict", kept, tmp_path / "empty.png"
+    )
+
+
+def test_a_classifier_that_is_none(photos, tmp_path, capsys):
+    assert "nowhere' does not exist" in bad(capsys, "predict", tmp_path / "nowhere", photos)
+    assert "has no config.json" in bad(capsys, "evaluate", tmp_path, photos)
+
+
+def test_another_backbone_is_refused(kept, photos, tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip")
+    assert "give the same backbone" in bad(capsys, "predict", kept, photos, "--model", clip)
+    assert "built-in 'toy'" in bad(capsys, "methods", "--model", "owner/clip")
+
+
+@pytest.mark.parametrize("place", ["photos", "file/below"])
+def test_an_output_that_cannot_be(place, photos, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    out = photos if place == "photos" else tmp_path / place
+    line = bad(capsys, "fit", photos, "--out", out, "--method", "zeroshot", "--shots", 2)
+    assert "give another folder" in line or "give a folder you may write to" in line
+    assert {p.name for p in tmp_path.iterdir()} == {"file"} and len(list(photos.rglob("*.png"))) == 21
+
+
+def test_classes_that_cannot_be(kept, photos, tmp_path, capsys):
+    assert "77" in bad(capsys, "predict", kept, photos, "--classes", "zq " * 60)
+    linear = tmp_path / "linear"
+    assert vlprompt("fit", photos, "--out", linear, "--method", "linear", "--shots", 2) == 0
+    assert "linear probe knows only" in bad(capsys, "predict", linear, photos, "--classes", "apple", "pear")
+
+
+def test_interrupted_by_the_user(photos, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vlprompt.data.load", interrupt)
+    assert vlprompt("fit", photos, "--out", tmp_path / "x", "--method", "coop") == 130
+    assert capsys.readouterr().err == "vlprompt: stopped; the same command goes on where it was\n"
