@@ -21,7 +21,7 @@ format: .venv/tested
 	$(BIN)/ruff format .
 
 docs: .venv/tested
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py

@@ -137,6 +137,7 @@ def test_mistakes_are_explained(home: str, page: Page, tmp_path: Path) -> None:
     page.locator("#names textarea").fill("only one")
     page.locator("#use").click()
     expect(page.get_by_text("two or more classes, one a line")).to_be_visible(timeout=SLOW)
+    expect(page.locator("#progress-text")).to_contain_text("Add photos")
     shot(page, tmp_path, "mistakes")
 
 
@@ -175,7 +176,7 @@ def file_data(path: str | Path) -> dict[str, Any]:
     return {"path": str(path), "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
 
 
-def test_no_file_of_the_server_can_be_read(home: str, tmp_path: Path) -> None:
+def test_no_file_of_the_server_can_be_read(home: str) -> None:
     up = "../" * 12
     for path in ("/etc/passwd", f"{up}etc/passwd", "pyproject.toml", f"/tmp/{up}etc/passwd"):
         for route in ("/gradio_api/file=", "/gradio_api/file/", "/static/", "/assets/", "/svelte/"):

@@ -197,5 +197,15 @@ def test_train_transform_crops_flips_and_normalises():
     torch.testing.assert_close(out[1::2], torch.full((20, 3, 16, 16), 2.0))
     rising = out[::2, 0, 8, -1] > out[::2, 0, 8, 0]
     assert 3 < rising.sum() < 17
-    never = TrainTransform(16, (0.5,) * 3, (0.25,) * 3, flip=False)(images)[::2]
+    never = TrainTransform(16, (0.5,) * 3, (0.25,) * 3, augment="crop")(images)[::2]
     assert (never[:, 0, 8, -1] > never[:, 0, 8, 0]).all()
+
+
+def test_gentle_augmentation_keeps_the_whole_picture():
+    torch.manual_seed(0)
+    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    picture[:, 8:24, 8:24] = 255
+    out = TrainTransform(32, (0.0,) * 3, (1.0,) * 3, augment="gentle")([picture] * 20)
+    assert not torch.equal(out[0], out[1])
+    assert (out[:, 0, 12:20, 12:20] > 0.9).all()
+    torch.testing.assert_close(out.mean((1, 2, 3)), torch.full((20,), 0.25), atol=0.06, rtol=0)

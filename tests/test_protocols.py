@@ -54,7 +54,8 @@ def folders(tmp_path, monkeypatch) -> list[str]:
 
 
 def cell(folders, protocol: str, method: str = "zeroshot", **changes) -> Cell:
-    return Cell(suite="small", protocol=protocol, dataset=folders[0], method=method, shots=2, **changes)
+    options = {"suite": "small", "dataset": folders[0], "shots": 2} | changes
+    return Cell(protocol=protocol, method=method, **options)
 
 
 def zeroshot(folder: str, which: str = "all") -> dict:
@@ -99,7 +100,7 @@ def test_domain(folders):
 
 def test_dpl_keeps_its_lengths(folders):
     settings = {"epochs": 1, "search_epochs": 1, "batch_size": 4, "text_max": 2, "vision_max": 2}
-    record = run_cell(cell(folders, "few-shot", "dpl", settings=settings))
+    record = run_cell(cell(folders, "few-shot", "dpl", settings=settings, shots=3))
     assert len(record["lengths"]["text"]) == len(record["lengths"]["vision_confidence"]) == 4
     assert set(record["history"]) == {"search", "train"}
 

@@ -18,8 +18,10 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from playwright.sync_api import Page, expect
 from serve_load import put_under_load, running
 
+from browser import new_page, open_browser, watch  # noqa: F401
 from vlprompt.api import Limits, make_api
 from vlprompt.classifier import PromptClassifier
 from vlprompt.errors import UserError
@@ -326,3 +328,12 @@ def test_bad_starts_are_explained(folder, tmp_path):
         serve(folder, max_batch=0)
     with pytest.raises(UserError, match=r"no_such_module: run pip install 'vlprompt\[serve\]'"):
         need_extra("serve", "json", "no_such_module")
+
+
+def test_the_page_to_try_it_needs_no_other_host(address: str, page: Page, tmp_path: Path) -> None:
+    problems = watch(page, address)
+    page.goto(address)
+    expect(page.get_by_text("/predict")).to_be_visible(timeout=60_000)
+    page.get_by_text("/predict").click()
+    page.screenshot(path=tmp_path / "docs.png", full_page=True)
+    assert problems == []

@@ -27,8 +27,13 @@ REDRAW = 0.2
 MAX_FILE = "64mb"
 SUFFIXES = [".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
 FONT = ["system-ui", "sans-serif"]
-STYLE = "#picture img, #zeroshot-heat img, #tuned-heat img {width: 100%; height: 100%; object-fit: contain}"
-"""Small pictures are enlarged."""
+STYLE = """
+#picture img, #zeroshot-heat img, #tuned-heat img {width: 100%; height: 100%; object-fit: contain}
+#progress .bar {height: 0.6em; margin: 0.5em 0; border-radius: 0.3em; background: var(--border-color-primary)}
+#progress .bar div {height: 100%; border-radius: 0.3em; background: var(--color-accent)}
+#progress svg {width: 100%; height: 7em}
+#progress polyline {fill: none; stroke: var(--color-accent); stroke-width: 2}
+"""
 HINT = "Add photos of two or more classes, three or more of each, then train."
 POLICY = (
     b"default-src 'self' data: blob:; "
@@ -170,18 +175,22 @@ def train(session: Session, method: str, epochs: int) -> Iterator[str]:
     drawn, before = 0.0, session.tuned
     with _told():
         yield _progress("Training starts …", records, total)
-        for record in session.train(method, epochs):
-            records.append(record)
-            if time.monotonic() - drawn > REDRAW:
-                drawn = time.monotonic()
-                yield _progress(_now(record, len(records), total), records, total)
+        try:
+            for record in session.train(method, epochs):
+                records.append(record)
+                if time.monotonic() - drawn > REDRAW:
+                    drawn = time.monotonic()
+                    yield _progress(_now(record, len(records), total), records, total)
+        except UserError:
+            yield _progress(HINT, [], total)
+            raise
     if session.tuned is before:
         text = f"Stopped after {len(records)} of {total} epochs; nothing has changed."
-    else:
-        title = all_methods()[method].title
-        text = f"Done: {title}, {len(records)} epochs, {len(session.photos)} photos"
-        text += f", loss {records[0]['loss']:.3f} → {records[-1]['loss']:.3f}." if records else "."
-    yield _progress(text, records, total)
+        yield _progress(text, records, total)
+        return
+    text = f"Done: {all_methods()[method].title}, {len(records)} epochs, {len(session.photos)} photos"
+    losses = f", loss {records[0]['loss']:.3f} → {records[-1]['loss']:.3f}." if records else "."
+    yield _progress(text + losses, records, max(len(records), 1))
 
 
 def _now(record: Record, done: int, total: int) -> str:
@@ -196,11 +205,10 @@ def _progress(text: str, records: Sequence[Record], total: int) -> str:
     points = " ".join(f"{100 * i / last:.2f},{30 - 30 * loss / top:.2f}" for i, loss in enumerate(losses))
     return (
         f'<div id="progress-text">{text}</div>'
-        f'<progress max="{total}" value="{len(records)}" style="width: 100%; '
-        'accent-color: var(--color-accent)"></progress>'
-        f'<svg viewBox="0 -1 100 32" preserveAspectRatio="none" role="img" aria-label="loss by epoch" '
-        'style="width: 100%; height: 7em"><polyline fill="none" stroke="var(--color-accent)" '
-        f'stroke-width="2" vector-effect="non-scaling-stroke" points="{points}"/></svg>'
+        f'<div role="progressbar" aria-valuenow="{len(records)}" aria-valuemax="{total}" class="bar">'
+        f'<div style="width: {100 * len(records) / total:.1f}%"></div></div>'
+        f'<svg viewBox="0 -1 100 32" preserveAspectRatio="none" role="img" aria-label="loss by epoch">'
+        f'<polyline vector-effect="non-scaling-stroke" points="{points}"/></svg>'
     )
 
 
@@ -228,13 +236,15 @@ def _build(first: Session, folder: Path) -> gr.Blocks:
 
         page.load(lambda: begin(first), None, [session, names, label])
         show(picture.change)
-        show(use.click(rename, [session, names], [names, label]).success)
-        adding.click(add, [session, label, files], [photos, label, files])
+        # Hidden, because a mistake would otherwise cover the box in which it is to be mended.
+        renamed = use.click(rename, [session, names], [names, label], show_progress="hidden")
+        show(renamed.success)
+        adding.click(add, [session, label, files], [photos, label, files], show_progress="hidden")
         clearing.click(clear, session, photos)
         trained = start.click(train, [session, method, epochs], progress, show_progress="hidden")
         show(trained.success(lambda own: "\n".join(own.classnames), session, names).success)
         stop.click(halt, session)
-        save.click(lambda own: keep(own, folder), session, download)
+        save.click(lambda own: keep(own, folder), session, download, show_progress="hidden")
     return page
 
 

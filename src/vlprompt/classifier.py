@@ -51,7 +51,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         preset: name of another published setting of the method.
         templates: hand-crafted prompts, each with ``{}``.
         augment: ``auto`` is the published random crop and flip, and none for the toy backbone, whose
-            pictures are tiny; or ``crop+flip``, ``crop``, ``none``.
+            pictures are tiny; or ``crop+flip``, ``crop``, ``gentle``, ``none``.
         views: number of augmented views whose features are computed once, for methods without
             visual prompts; 0 draws fresh ones at every step, as published.
         seed, device, precision, clip_grad: see :class:`vlprompt.train.TrainOptions`.
@@ -190,7 +190,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             augment = "none" if self.model == backbone.TOY else "crop+flip"
         encoder = self.method_.encoder
         splits = {"train": make_split(encoder, train, augment, self.views, frozen, self.verbose)}
-        if needs_val:
+        if needs_val and val:  # without, the training says so
             splits["val"] = make_split(encoder, val, "none", frozen=frozen, show=self.verbose)
         return splits
 

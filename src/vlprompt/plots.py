@@ -137,7 +137,7 @@ def learning_curves(histories: Mapping[str, Sequence[History]], colors: Mapping[
         _mark_stages(axes, seeds[0])
         axes.set_title(title, fontsize=10, color=INK, loc="left", fontweight="bold", pad=18)
         axes.set(xlabel="epoch", ylabel="loss")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         _quiet(axes)
         axes.yaxis.grid(True, color=LINE, lw=0.8)
     for axes in panels[len(histories) :]:
@@ -301,7 +301,7 @@ def _weights_over_epochs(axes: Axes, weights: np.ndarray) -> None:
             str(length), (epochs[-1], min(weights[-1, length], highest)), (5, 0),
             textcoords="offset points", va="center", color=LIGHT[color], fontsize=9, fontweight="bold",
         )  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
     _quiet(axes)
 
 

@@ -113,7 +113,7 @@ class Session:
         """
         names = list(dict.fromkeys(photo.label for photo in self.photos))
         if len(names) < 2:
-            raise UserError(f"add photos of two or more classes: there are photos of {len(names)}")
+            raise UserError(f"add photos of two or more classes: so far there are photos of {len(names)}")
         items = [Item(photo.path, names.index(photo.label)) for photo in self.photos]
         dataset = Dataset("photos", tuple(names), items, templates=tuple(self.zeroshot.templates))
         settings = dict.fromkeys(stage_epochs(method), epochs)

@@ -61,7 +61,8 @@ class Settings(base.Settings):
     nested: bool = False
     """a context of length c is the beginning of the longest one, so that all lengths learn together"""
     sampled: bool = False
-    """prompts learn with one length a layer, drawn from softmax(alpha), instead of in the mixture"""
+    """prompts learn with one length a layer instead of in the mixture: the longest everywhere in half of
+    the steps, otherwise drawn from softmax(alpha)"""
     patience: int = 0
     """end the search when the lengths have been the same for so many epochs; 0 is never"""
     budget: int = 0
@@ -145,9 +146,15 @@ class Supernet(Method):
         ]
 
     def sampled_loss(self, batch: Batch) -> Losses:
-        """The loss of one configuration drawn from softmax(alpha)."""
-        with self.choose(self.draw()):
+        """The loss of one configuration: the longest, which holds all others, or a drawn one."""
+        with self.choose(self.longest if torch.rand(()) < 0.5 else self.draw()):
             return self.loss(batch)
+
+    @property
+    def longest(self) -> Lengths:
+        """The longest context in every layer."""
+        s = self.settings
+        return Lengths((s.text_max,) * len(self.text_alphas), (s.vision_max,) * len(self.vision_alphas))
 
     def draw(self) -> Lengths:
         """One length a layer, with the probability that the alphas give it."""
@@ -225,6 +232,7 @@ class DPL(Method):
     year = 2025
     learns = "context length and key/value prompts of every layer, text and vision"
     Settings = Settings
+    presets = {"paper": PAPER, "one-stage": {"inherit": True, "epochs": 0}}  # noqa: RUF012
     frozen_context: Tensor | None = None
 
     def build(self) -> None:
