@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -151,12 +153,22 @@ SCENARIO = [
 """Two runs that succeed and two that cannot: no backbone has 400 positions."""
 
 
-def start(out) -> subprocess.Popen:
-    command = [sys.executable, "-m", "vlprompt.cli", "bench", *SCENARIO, "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start() -> Iterator[Callable[[Path], subprocess.Popen]]:
+    """Starts the scenario; no process is left behind."""
+    started: list[subprocess.Popen] = []
+
+    def begin(out: Path) -> subprocess.Popen:
+        command = [sys.executable, "-m", "vlprompt.cli", "bench", *SCENARIO, "--out", str(out)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
 
 
-def wait_for(what, seconds: float = 120.0):
+def wait_for(what, seconds: float = 300.0):
     """What a function gives as soon as that is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -180,7 +192,7 @@ def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
     return descendants(process.pid, "spawn_main")
 
 
-def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path):
+def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path, start):
     store = Store(tmp_path / "results.jsonl")
     first = start(tmp_path)
     wait_for(store.read)

@@ -330,10 +330,17 @@ def test_bad_starts_are_explained(folder, tmp_path):
         need_extra("serve", "json", "no_such_module")
 
 
-def test_the_page_to_try_it_needs_no_other_host(address: str, page: Page, tmp_path: Path) -> None:
+def test_the_page_to_try_it_works_with_no_other_host(address: str, page: Page, tmp_path: Path) -> None:
+    page.set_default_timeout(60_000)
     problems = watch(page, address)
     page.goto(address)
-    expect(page.get_by_text("/predict")).to_be_visible(timeout=60_000)
     page.get_by_text("/predict").click()
+    page.get_by_role("button", name="Try it out").click()
+    files = {"name": "a.png", "mimeType": "image/png", "buffer": encoded(picture(1))}
+    page.locator("input[type=file]").set_input_files([files])
+    page.get_by_role("button", name="Execute").click()
+    answer = page.locator(".live-responses-table")
+    expect(answer).to_contain_text("probability", timeout=60_000)
+    expect(answer).to_contain_text("a.png")
     page.screenshot(path=tmp_path / "docs.png", full_page=True)
     assert problems == []

@@ -188,7 +188,7 @@ def _origin(results: Sequence[Result]) -> str:
         "How this was made",
         paragraph(
             f"Runs finished between {finished[0]} and {finished[-1]}, with vlprompt {versions}. "
-            "Every number of one data set has the commands that made it as a tooltip; averages are over "
-            "their row. All commands stand below the tables."
+            "Every number of one data set has the commands that made it as a tooltip, an average those of "
+            "its data sets; all commands stand below the tables."
         ),
     )

@@ -22,6 +22,8 @@ from vlprompt.search import lengths_table
 DATA = "toy:digits"
 METHODS: dict[str, dict[str, Any]] = {"zeroshot": {}, "coop": {}, "dpl": {}}
 """Methods in the demo and what it changes in their published settings."""
+VIEWS = 10
+"""Augmented views of each image for methods whose image features are constants."""
 
 
 def run(out: Path, seeds: Sequence[int], shots: int, as_json: bool) -> None:
@@ -40,7 +42,9 @@ def run(out: Path, seeds: Sequence[int], shots: int, as_json: bool) -> None:
 
 
 def _fit(dataset: data.Dataset, method: str, changes: dict[str, Any], seed: int, target: Path) -> Run:
-    classifier = PromptClassifier(method, settings=changes, seed=seed, verbose=True)
+    classifier = PromptClassifier(
+        method, settings=changes, augment="gentle", views=VIEWS, seed=seed, verbose=True
+    )
     with artifact.folder_beside(target) as beside:
         start = time.perf_counter()
         classifier.fit_dataset(dataset, beside / "checkpoints")
