@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["VLPROMPT_CACHE"] = tempfile.mkdtemp(prefix="vlprompt-tests-")  # not the user's own
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
 sys.path += [str(HERE), str(HERE.parent / "benchmarks")]

@@ -33,14 +33,12 @@ def pictures(count: int = 6) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 40, 52, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def small_clip(tmp_path_factory) -> str:
-    """A CLIP of two layers a branch with the toy's tokenizer; its processor crops more than it resizes."""
-    folder = tmp_path_factory.mktemp("clip")
+def make_clip(folder: Path, layers: int) -> str:
+    """A small CLIP with the toy's tokenizer; its processor crops more than it resizes."""
     torch.manual_seed(0)
-    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = layers | {"vocab_size": 574, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    vision = layers | {"image_size": 32, "patch_size": 16}
+    both = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers, "num_attention_heads": 2}
+    text = both | {"vocab_size": 574, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    vision = both | {"image_size": 32, "patch_size": 16}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(TOY_FOLDER).save_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(TOY_FOLDER, backend="pil")
@@ -48,6 +46,17 @@ def small_clip(tmp_path_factory) -> str:
     processor.image_mean, processor.image_std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
     processor.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def small_clip(tmp_path_factory) -> str:
+    return make_clip(tmp_path_factory.mktemp("clip"), 1)
+
+
+@pytest.fixture(scope="module")
+def two_layers(tmp_path_factory) -> str:
+    """For methods with prompts in deeper layers."""
+    return make_clip(tmp_path_factory.mktemp("clip"), 2)
 
 
 def fit(method: str, model: str, names: tuple[str, ...] = NAMES) -> PromptClassifier:
@@ -65,10 +74,10 @@ def fit(method: str, model: str, names: tuple[str, ...] = NAMES) -> PromptClassi
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
-def exported(request, small_clip, tmp_path_factory) -> tuple[PromptClassifier, Path]:
+def exported(request, small_clip, two_layers, tmp_path_factory) -> tuple[PromptClassifier, Path]:
     """A classifier of each method, and its ONNX file."""
     pytest.importorskip("onnxscript")
-    classifier = fit(request.param, small_clip)
+    classifier = fit(request.param, two_layers if request.param in ("dpl", "maple") else small_clip)
     path = tmp_path_factory.mktemp("onnx") / "new" / "model.onnx"
     export_onnx(classifier, path)
     return classifier, path
@@ -163,8 +172,8 @@ def test_stock_clip_gives_the_probabilities(method, small_clip, tmp_path):
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
+        ("vpt", "has visual prompts"),
         ("maple", "has visual prompts"),
-        ("dpl", "has visual prompts"),
         ("cocoop", "has forward of its own"),
         ("tip", "has logits of its own"),
     ],

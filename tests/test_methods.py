@@ -161,6 +161,14 @@ def test_other_classes_by_their_names_alone(name, fitted, photos, tmp_path):
         assert np.array_equal(classifier.predict_proba(photos[0]), before)
 
 
+def test_a_linear_probe_predicts_by_its_weights(fitted, photos):
+    method = fitted("linear").method_
+    features = torch.randn(5, method.encoder.backbone.joint_width)
+    expected = features @ method.weight.T + method.bias
+    torch.testing.assert_close(method.predictor()(features), expected)
+    assert fitted("linear").score(*photos) == 1.0  # it is solved on these very images
+
+
 def test_tip_keeps_the_images_of_classes_that_stay(photos):
     classifier = PromptClassifier("tip").fit(*photos)
     method, whole = classifier.method_, classifier.predict_proba(photos[0])
