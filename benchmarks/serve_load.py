@@ -3,8 +3,8 @@
     python benchmarks/serve_load.py CLASSIFIER [--clients 32] [--seconds 60] [--json]
 
 Starts a server of its own on a free port of 127.0.0.1. Every client sends one picture after the other,
-and waits for the answer, until the time is over. A request that is refused or not answered within ten
-seconds is an error; the exit code is 1 where there was any.
+and waits for the answer, until the time is over. A request that is refused or not answered within a
+minute is an error; the exit code is 1 where there was any.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 LONGEST = 600
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -76,23 +76,28 @@ def pictures(count: int = 8, side: int = 256) -> list[bytes]:
 def put_under_load(address: str, clients: int, seconds: float) -> Load:
     """Run the clients and measure."""
     files = pictures()
-    start = time.perf_counter()
-    end = start + min(seconds, LONGEST)
 
     def client(number: int) -> tuple[list[float], int]:
         latencies, errors = [], 0
-        with httpx.Client(timeout=TIMEOUT, trust_env=False) as http:
-            while (begin := time.perf_counter()) < end:
-                picture = files[(number + len(latencies)) % len(files)]
-                try:
-                    good = http.post(f"{address}/predict", content=picture).status_code == 200
-                except httpx.HTTPError:
-                    good = False
-                errors += not good
-                latencies.append(time.perf_counter() - begin)
+        while (begin := time.perf_counter()) < end:
+            picture = files[(number + len(latencies)) % len(files)]
+            try:
+                good = opened[number].post(f"{address}/predict", content=picture).status_code == 200
+            except httpx.HTTPError:
+                good = False
+            errors += not good
+            latencies.append(time.perf_counter() - begin)
         return latencies, errors
 
-    with ThreadPoolExecutor(clients) as threads:
+    with ExitStack() as stack:
+        # Opened before the clock starts, and without certificates, which take longer than a request.
+        opened = [
+            stack.enter_context(httpx.Client(timeout=TIMEOUT, trust_env=False, verify=False))
+            for _ in range(clients)
+        ]
+        threads = stack.enter_context(ThreadPoolExecutor(clients))
+        start = time.perf_counter()
+        end = start + min(seconds, LONGEST)
         results = list(threads.map(client, range(clients)))
     took = time.perf_counter() - start
     latencies = np.array([value for values, _ in results for value in values])

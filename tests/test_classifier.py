@@ -138,3 +138,16 @@ def test_batches_do_not_matter(dataset):
     alone = np.concatenate([classifier.predict_proba([image]) for image in images[:3]])
     np.testing.assert_allclose(together[:3], alone, rtol=0, atol=1e-6)
     np.testing.assert_allclose(together[:15], together[60:], rtol=0, atol=1e-6)
+
+
+def test_a_cut_off_training_goes_on_with_the_same_images_only(dataset, tmp_path):
+    def train(tmp_path, data=dataset, **parameters):
+        return PromptClassifier("coop", settings=QUICK, **parameters).fit_dataset(data, tmp_path)
+
+    before = learned(train(tmp_path))
+    assert same_bits(before, learned(train(tmp_path)))
+    for change in ({"augment": "crop"}, {"augment": "crop", "views": 2}, {"seed": 3}):
+        with pytest.raises(UserError, match=r"belongs to a run with other .*images"):
+            train(tmp_path, **change)
+    with pytest.raises(UserError, match="belongs to a run"):
+        train(tmp_path, Dataset("another", NAMES, dataset.train))

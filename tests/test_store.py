@@ -1,9 +1,13 @@
 """The results file: what is in it stays, whatever is killed, whoever else writes."""
 
 import json
-import signal
-import subprocess
-import sys
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import pytest
 
@@ -50,45 +54,55 @@ def test_two_stores_see_each_other(tmp_path):
     assert one.read() == other.read() == [record("a"), record("b")]
 
 
-WRITER = """
-import sys
-from vlprompt.store import Store
-store = Store(sys.argv[1])
-for number in range(int(sys.argv[3])):
-    key = f"shared{number}" if number % 2 else f"{sys.argv[2]}-{number}"
-    store.append({"key": key, "run": {}, "filling": "x" * (1 + 997 * number % 5000)})
-    print(key, flush=True)
-"""
+FORK = multiprocessing.get_context("fork")  # starts at once; all that a writer does is write
 
 
-def write(path, name: str, count: int) -> subprocess.Popen:
-    command = [sys.executable, "-c", WRITER, str(path), name, str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def write(path: Path, name: str, count: int, told: Connection) -> None:
+    """Add records of many sizes, every second one by a key that others have too; tell each that is stored."""
+    store = Store(path)
+    for number in range(count):
+        key = f"shared{number}" if number % 2 else f"{name}-{number}"
+        store.append({"key": key, "run": {}, "filling": "x" * (1 + 997 * number % 5000)})
+        told.send(key)
+
+
+def start(path: Path, name: str, count: int) -> tuple[BaseProcess, Connection]:
+    ours, theirs = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=write, args=(path, name, count, theirs))
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def told(pipe: Connection) -> Iterator[str]:
+    """Keys that a writer says are stored, until it ends."""
+    with suppress(EOFError, OSError):
+        while True:
+            yield pipe.recv()
 
 
 def test_two_processes_write_at_once(tmp_path):
     path = tmp_path / "results.jsonl"
-    writers = [write(path, name, 60) for name in ("one", "two")]
-    assert all(writer.communicate() and writer.returncode == 0 for writer in writers)
+    writers = [start(path, name, 60) for name in ("one", "two")]
+    assert [len(list(told(pipe))) for _, pipe in writers] == [60, 60]
     keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
     assert len(keys) == len(set(keys)) == 30 + 30 + 30
 
 
 def test_no_record_is_lost_when_writers_are_killed(tmp_path):
     path = tmp_path / "results.jsonl"
-    acknowledged: set[str] = set()
-    for round_ in range(3):
-        victim, survivor = write(path, f"killed{round_}", 100_000), write(path, f"lives{round_}", 15)
-        for _ in range(10 + 7 * round_):
-            acknowledged.add(victim.stdout.readline().strip())
-        victim.send_signal(signal.SIGKILL)
-        acknowledged |= set(victim.communicate()[0].splitlines())
-        acknowledged |= set(survivor.communicate()[0].splitlines())
-        assert survivor.returncode == 0
+    stored: set[str] = set()
+    for turn in range(5):
+        victim, of_victim = start(path, f"killed{turn}", 100_000)
+        survivor, of_survivor = start(path, f"lives{turn}", 15)
+        stored |= set(islice(told(of_victim), 10 + 7 * turn))
+        victim.kill()
+        stored |= {*told(of_victim), *told(of_survivor)}
+        survivor.join()
+        assert survivor.exitcode == 0
     found = [entry["key"] for entry in Store(path).read()]
-    assert len(found) == len(set(found))
-    assert acknowledged <= set(found)
-    assert len(path.read_text().splitlines()) == len(found)
+    assert len(found) == len(set(found)) == len(path.read_text().splitlines())
+    assert stored <= set(found)
 
 
 def test_pandas_and_duckdb_read_it(tmp_path):

@@ -170,6 +170,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         for template in dataset.templates or ("",):
             if "{}" not in template:
                 raise UserError(f"template '{template}': it needs {{}} where the class name shall stand")
+        if self.views < 0:
+            raise UserError(f"views {self.views}: give a number from 0")
         encoder = Encoder(backbone.load(self.model, backbone.pick_device(self.device)))
         torch.manual_seed(self._options().seed)
         settings = kind.settings_for(shots, **changes)
@@ -192,7 +194,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         splits = {"train": make_split(encoder, train, augment, self.views, frozen, self.verbose)}
         if needs_val and val:  # without, the training says so
             splits["val"] = make_split(encoder, val, "none", frozen=frozen, show=self.verbose)
-        return splits
+        made = f"{dataset.name}, {augment}, {self.views} views"
+        return {name: dataclasses.replace(split, made=made) for name, split in splits.items()}
 
     def _options(self) -> TrainOptions:
         return TrainOptions(

@@ -62,11 +62,13 @@ class Split:
         images: positions (b,) -> pixels (b, 3, H, W) or frozen image features (b, E), on the device.
         labels: (N,).
         frozen: positions (b,) -> image features (b, E) without prompts, where the pixels do not change.
+        made: where they come from and how they are prepared; a checkpoint must agree on it.
     """
 
     images: Callable[[Tensor], Tensor]
     labels: Tensor
     frozen: Callable[[Tensor], Tensor] | None = None
+    made: str = ""
 
     def batch(self, positions: Tensor, device: torch.device) -> Batch:
         """The images and labels at some positions."""
@@ -265,6 +267,7 @@ class _Stage:
             "classes": self.method.classnames,
             "templates": self.method.templates,
             "options": dataclasses.asdict(self.options) | {"device": ""},
+            "images": {name: split.made for name, split in self.splits.items()},
             "labels": {name: crc32(split.labels.numpy().tobytes()) for name, split in self.splits.items()},
         }
         return json.dumps(what, sort_keys=True)

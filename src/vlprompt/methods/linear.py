@@ -25,6 +25,11 @@ class Settings(base.Settings):
     max_iterations: int = 1000
     """largest number of L-BFGS steps"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.c:
+            raise UserError("c 0: give a number above 0")
+
 
 class LinearProbe(Method):
     """Linear probe on CLIP's image features (arXiv 2103.00020, section 3.2); names play no part."""
