@@ -150,7 +150,7 @@ def test_configurations_of_other_models(clip, tmp_path):
     refused(clip, "is of type 'bert': give a dual encoder of type 'clip'")
 
 
-@pytest.mark.parametrize("name", ["tpu9", "", "cuda:99"])
+@pytest.mark.parametrize("name", ["tpu9", "", "cuda:99", "meta"])
 def test_devices_that_are_not_there(name):
     with pytest.raises(UserError, match=f"device '{name}' is not there"):
         backbone.pick_device(name)

@@ -378,6 +378,17 @@ def test_given_lengths_skip_the_search(photos):
     assert method.lengths == Lengths((1, 0, 2, 0), (0, 0, 3, 1))
 
 
+def test_a_search_may_find_that_no_prompt_is_best(photos, tmp_path):
+    settings = quick("dpl", text_lengths=(0,) * 4, vision_lengths=(0,) * 4)
+    classifier = PromptClassifier("dpl", settings=settings).fit(*photos)
+    zeroshot = PromptClassifier("zeroshot").fit(*photos).predict_proba(photos[0])
+    np.testing.assert_allclose(classifier.predict_proba(photos[0]), zeroshot, rtol=0, atol=1e-6)
+    classifier.save(tmp_path / "kept")
+    assert PromptClassifier.load(tmp_path / "kept").method_.lengths.total == 0
+    with pytest.raises(UserError, match="nothing to search"):
+        make("dpl", text_max=0, vision_max=0).first_stage()
+
+
 @pytest.mark.parametrize(("text", "vision"), [((1,), (1, 1, 1)), ((1, 1), ()), ((1, 1), (1, 1))])
 def test_lengths_for_another_number_of_layers_are_refused(text, vision):
     with pytest.raises(UserError, match=r"\d (text|vision) lengths for a backbone with \d"):

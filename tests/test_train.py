@@ -228,6 +228,14 @@ def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_last_good_c
     assert not (tmp_path / "out").exists()
 
 
+def test_prompts_that_the_last_step_breaks_are_not_kept(tmp_path):
+    """One step an epoch: no loss is computed any more that would show it."""
+    train("coop", checkpoints=tmp_path / "fine", epochs=2, batch_size=9)
+    with pytest.raises(UserError, match=r"loss became nan in epoch 2, step 2 .*lower the learning rate"):
+        train("coop", checkpoints=tmp_path / "broken", epochs=2, batch_size=9, lr=float(3e38))
+    assert len(checkpoint(tmp_path / "broken" / "train.safetensors")) == 1
+
+
 def test_no_validation_images_where_they_are_needed():
     with pytest.raises(UserError, match=r"search stage .*validation images and there are none"):
         train("dpl", splits={"train": random_split()}, search_epochs=1)

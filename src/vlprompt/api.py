@@ -34,7 +34,6 @@ import vlprompt
 from vlprompt.batching import Batcher, QueueFullError
 from vlprompt.classifier import PromptClassifier
 from vlprompt.data.images import to_rgb
-from vlprompt.data.transforms import EvalTransform
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """No others: some decoders of Pillow start programs."""
@@ -154,11 +153,11 @@ class Predictor:
     def __init__(self, classifier: PromptClassifier, max_pixels: int):
         backbone = classifier.method_.encoder.backbone
         self.device, self.dtype = backbone.device, backbone.dtype
-        self.transform = EvalTransform(backbone.processor)
+        self.processor = backbone.processor
         self.max_pixels = max_pixels
         with torch.no_grad():
             self.logits = classifier.method_.predictor()
-        self.probabilities([*self.transform([Image.new("RGB", (8, 8))])])  # the first call is the slowest
+        self.probabilities([self._pixels(Image.new("RGB", (8, 8)))])  # the first call is the slowest
 
     def prepare(self, upload: Upload) -> Tensor:
         """An upload as pixels (3, s, s).
@@ -166,7 +165,10 @@ class Predictor:
         Raises:
             RefusedError: it is not an image, is damaged, or has too many pixels.
         """
-        return self.transform([decode(upload, self.max_pixels)])[0]
+        return self._pixels(decode(upload, self.max_pixels))
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
 
     @torch.no_grad()
     def probabilities(self, pixels: Sequence[Tensor]) -> list[np.ndarray]:

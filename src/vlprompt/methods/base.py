@@ -213,8 +213,8 @@ class Method(nn.Module):
         return lambda images: self.logits(self.image_features(images), class_features)
 
     def objectives(self) -> list[Objective]:
-        """What a training step does, in order."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
+        """What a training step does, in order; nothing where there are no tokens to learn."""
+        parameters = [p for p in self.parameters() if p.requires_grad and p.numel()]
         return [Objective(self.loss, self.sgd(parameters))] if parameters else []
 
     def sgd(self, parameters: Sequence[nn.Parameter]) -> torch.optim.SGD:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vlprompt.encoder import KeyValue, Prompt, Row, context_slot
+from vlprompt.errors import UserError
 from vlprompt.lengths import Lengths, check_lengths, first_alphas
 from vlprompt.methods import base
 from vlprompt.methods.base import (
@@ -95,6 +96,8 @@ class Supernet(Method):
     def build(self) -> None:
         """Prompts U(0, 1) in text and N(0, 1) in vision, nested ones N(0, 0.02^2); alphas 1e-3 * N(0, 1)."""
         s, backbone = self.settings, self.encoder.backbone
+        if not s.text_max and not s.vision_max:
+            raise UserError("text_max 0 and vision_max 0: there is nothing to search, raise one of them")
         self.text_prompts = nn.ParameterList(
             random_tokens(s.text_max, backbone.text_width, self.encoder)
             if s.nested
