@@ -204,8 +204,9 @@ class _Stage:
                     name = key if objective.split == "train" else f"{objective.split}_{key}"
                     sums[name] = sums.get(name, 0.0) + value
             steps += 1
-        if not all(p.isfinite().all() for o in self.objectives for p in o.parameters):  # the last step's doing
-            raise UserError(self._not_finite(math.nan, epoch, steps))
+        moved = [p for objective in self.objectives for p in objective.parameters]
+        if not all(p.isfinite().all() for p in moved):  # the last step's doing: no loss has shown it
+            raise UserError(self._not_finite(math.nan, epoch, steps - 1))
         self.method.after_epoch(epoch, self.epochs)
         means = {key: value / steps for key, value in sums.items()}
         seconds = time.perf_counter() - start
