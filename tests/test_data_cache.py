@@ -177,7 +177,7 @@ def test_several_processes_write_at_once(photos, cache):
     running = [context.Process(target=load_often, args=(photos, results)) for _ in range(4)]
     for process in running:
         process.start()
-    sums = [row for _ in running for row in results.get(timeout=30)]
+    sums = [row for _ in running for row in results.get(timeout=180)]
     for process in running:
         process.join(30)
     assert [process.exitcode for process in running] == [0] * 4

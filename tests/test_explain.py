@@ -23,6 +23,7 @@ METHODS = {
     "cocoop": {},
     "vpt": {"n_ctx": 3, "depth": 3},
     "maple": {"depth": 2},
+    "ivlp": {"text_lengths": (2, 1, 2, 1), "vision_lengths": (3, 1, 2, 0)},
     "dpl": LENGTHS,
     "tip": {},
 }
@@ -88,7 +89,7 @@ def reference(method, pixels: torch.Tensor, chosen: int) -> torch.Tensor:
         scores = record["q"] @ key.mT / layer.self_attn.head_dim**0.5
         gradient = gradient[0].unflatten(-1, (-1, layer.self_attn.head_dim)).transpose(0, 1)  # (h, T, d)
         step = (scores.softmax(-1) * (gradient @ value.mT)).relu().mean(0)[:, len(tokens) :]  # (T, T)
-        image_only = torch.eye(len(step))
+        image_only = torch.eye(len(step), len(step) if total is None else len(total))
         if index == 0 or (prompt and index <= len(prompt.deep)):
             image_only[count:] = 0  # fresh prompt tokens carry nothing of the image
         step = (torch.eye(len(step)) + step) @ image_only
@@ -179,7 +180,7 @@ def test_explanation(toy, name):
         probabilities = method.predictor()(pixels_of(toy, image))[0].softmax(-1)
     assert explanation.probability == pytest.approx(float(probabilities[1]), abs=1e-5)
     assert explain(method, image).class_name == NAMES[int(probabilities.argmax())]
-    assert len(explanation.words) == {"coop": 2, "cocoop": 4, "maple": 2}.get(name, 0)
+    assert len(explanation.words) == {"coop": 2, "cocoop": 4, "maple": 2, "ivlp": 2}.get(name, 0)
 
 
 def test_words_are_those_of_the_explained_class(toy):

@@ -76,9 +76,16 @@ def test_few_shot_record(folders):
     assert record["lengths"] is None
 
 
+def same(ours, theirs):
+    """A run uses one thread and the direct way all of them, so sums differ in their last bits."""
+    assert ours.keys() == theirs.keys()
+    for split, measured in theirs.items():
+        assert ours[split] == pytest.approx(measured, rel=1e-5)
+
+
 def test_base_to_new(folders):
     metrics = run_cell(cell(folders, "base-to-new"))["metrics"]
-    assert metrics == {"base": zeroshot(folders[0], "base"), "new": zeroshot(folders[0], "new")}
+    same(metrics, {"base": zeroshot(folders[0], "base"), "new": zeroshot(folders[0], "new")})
     assert [m["n"] for m in metrics.values()] == [TEST * 3, TEST * 2]
 
 
@@ -90,12 +97,12 @@ def test_base_to_new_trains_on_base_only(folders):
 
 def test_cross_dataset(folders):
     metrics = run_cell(cell(folders, "cross-dataset"))["metrics"]
-    assert metrics == {"source": zeroshot(folders[0]), folders[1]: zeroshot(folders[1])}
+    same(metrics, {"source": zeroshot(folders[0]), folders[1]: zeroshot(folders[1])})
 
 
 def test_domain(folders):
     metrics = run_cell(cell(folders, "domain"))["metrics"]
-    assert metrics == {"test": zeroshot(folders[0]), "other": zeroshot(folders[2])}
+    same(metrics, {"test": zeroshot(folders[0]), "other": zeroshot(folders[2])})
 
 
 def test_dpl_keeps_its_lengths(folders):

@@ -14,10 +14,6 @@ from vlprompt.errors import UserError
 class HubMixin(ModelHubMixin):
     """``from_pretrained``, ``save_pretrained``, ``push_to_hub``, made of ``load`` and ``save_into``."""
 
-    # Not None, or the mixin would keep the constructor's arguments on every instance, where scikit-learn
-    # allows nothing but the parameters. The artifact has a configuration of its own.
-    _hub_mixin_config: dict[str, Any] = {}  # noqa: RUF012
-
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, name: str | Path, *, model: str = "", device: str = "auto", method: str = "", **where: Any
@@ -37,7 +33,7 @@ class HubMixin(ModelHubMixin):
         try:
             return super().from_pretrained(name, load_options=load_options, **where)
         except (OSError, ValueError) as error:  # of which the hub's own errors are kinds
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(
                 f"classifier '{name}' cannot be had ({reason}): give a folder made by 'vlprompt fit --out', "
                 "or owner/name on the hub"
