@@ -269,10 +269,10 @@ def test_help_of_the_whole(capsys):
 
 
 def test_in_a_process_of_its_own_it_is_one_line_and_exit_code_2():
-    process = start("predict", "/no/such/folder", "x.png", "--model", "toy")
+    process = start("fti", "x.png")
     out, error = process.communicate(timeout=300)
     assert process.returncode == 2 and out == ""
-    assert error.startswith("vlprompt: 'x.png' is no image") and error.count("\n") == 1
+    assert error.startswith("vlprompt: unknown command 'fti'") and error.count("\n") == 1
 
 
 def test_unknown_words(photos, tmp_path, capsys):

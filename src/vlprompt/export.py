@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -131,8 +132,12 @@ def _trace(method: Method) -> torch.export.ExportedProgram:
     # Two images, because sizes 0 and 1 are taken for constants.
     pixels = torch.zeros(2, 3, side, side, device=backbone.device, dtype=backbone.dtype)
     batch = {0: torch.export.Dim("batch")}
-    # Strict, because otherwise len() of a batch is taken for a constant.
-    return torch.export.export(_Probabilities(method).eval(), (pixels,), dynamic_shapes=(batch,), strict=True)
+    model = _Probabilities(method).eval()
+    with warnings.catch_warnings():
+        # Plans are cached by what alone they depend on.
+        warnings.filterwarnings("ignore", message=".*lru_cache")
+        # Strict, because otherwise len() of a batch is taken for a constant.
+        return torch.export.export(model, (pixels,), dynamic_shapes=(batch,), strict=True)
 
 
 class _Probabilities(nn.Module):
