@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported
 os.environ["VLPROMPT_CACHE"] = tempfile.mkdtemp(prefix="vlprompt-tests-")  # not the user's own
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
 sys.path += [str(HERE), str(HERE.parent / "benchmarks")]
+
+from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
 from vlprompt.backbone import Backbone  # noqa: E402
 from vlprompt.encoder import Encoder  # noqa: E402

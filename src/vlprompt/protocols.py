@@ -87,7 +87,7 @@ class Cell:
 def run_cell(cell: Cell) -> Record:
     """Train and test one model.
 
-    It runs on one thread: with several, the order of sums and so the numbers would depend on the machine.
+    It runs on one thread: with several, the order of sums and so the numbers could depend on the machine.
 
     Returns:
         The record, plain JSON: ``key``, ``run``, ``metrics`` by what was tested on, ``lengths`` of the
