@@ -26,7 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "coop": {},
     "dpl": SEARCH | {"text_max": 12, "vision_max": 12, "epochs": 60},
 }
-"""Methods in the demo and what it changes in their published settings, to stay within five minutes on two cores."""
+"""Methods in the demo and what it changes in their settings, to stay within five minutes on two cores."""
 VIEWS = 10
 """Augmented views of each image for methods whose image features are constants."""
 
