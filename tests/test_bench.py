@@ -3,23 +3,21 @@
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pytest
 import tyro
 
 from vlprompt.bench import Choice, bench, make_plan, parse_changes
+from vlprompt.cli import main
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
-from vlprompt.protocols import PROTOCOLS, run_cell
+from vlprompt.protocols import PROTOCOLS, Record, run_cell
 from vlprompt.store import Store
 from vlprompt.suites import SUITES
 
@@ -153,21 +151,6 @@ SCENARIO = [
 """Two runs that succeed and two that cannot: no backbone has 400 positions."""
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[[Path], subprocess.Popen]]:
-    """Starts the scenario; no process is left behind."""
-    started: list[subprocess.Popen] = []
-
-    def begin(out: Path) -> subprocess.Popen:
-        command = [sys.executable, "-m", "vlprompt.cli", "bench", *SCENARIO, "--out", str(out)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
-
-
 def wait_for(what, seconds: float = 300.0):
     """What a function gives as soon as that is true."""
     end = time.monotonic() + seconds
@@ -188,65 +171,60 @@ def descendants(pid: int, word: str) -> list[psutil.Process]:
     return found
 
 
-def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
-    return descendants(process.pid, "spawn_main")
+def kill_first(word: str) -> threading.Thread:
+    """Kills, as soon as it is there, a process below this one with a word in its command line."""
+    killer = threading.Thread(target=lambda: wait_for(lambda: descendants(os.getpid(), word))[0].kill())
+    killer.start()
+    return killer
 
 
-def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path, start):
+@pytest.fixture(scope="module")
+def alone() -> Record:
+    """The record of one run in this process."""
+    return run_cell(make_plan(choice(datasets=["fonts"]), [], 1).cells[0])
+
+
+def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path, capsys, alone):
     store = Store(tmp_path / "results.jsonl")
-    first = start(tmp_path)
-    wait_for(store.read)
-    workers = workers_of(first)
+    arguments = ["bench", *SCENARIO, "--out", str(tmp_path)]
+    first = subprocess.Popen([sys.executable, "-m", "vlprompt.cli", *arguments], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(store.read)
+        workers = descendants(first.pid, "spawn_main")
+    finally:
+        first.kill()
+        first.wait()
     assert len(workers) == 2
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
     wait_for(lambda: not any(worker.is_running() for worker in workers), 20)
     before = store.read()
 
-    second = start(tmp_path)
-    wait_for(lambda: workers_of(second))[0].kill()  # its run is started again
-    _, shown = second.communicate(timeout=300)
+    killer = kill_first("spawn_main")  # the run of this worker is started again
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    killer.join()
+    assert end.value.code == 1
     records = store.read()
     assert records[: len(before)] == before
     assert sorted((r["run"]["method"], r["run"]["seed"]) for r in records) == [
         ("zeroshot", 1),
         ("zeroshot", 2),
     ]
-    assert second.returncode == 1
-    failed = [line for line in shown.splitlines() if line.startswith("failed:")]
+    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
     assert len(failed) == 2
     assert all("coop on fonts, few-shot, 1 shots, seed" in line and "needs" in line for line in failed)
-
-    again = run_cell(make_plan(choice(datasets=["fonts"]), [], 1).cells[0])
-    (recorded,) = [r for r in records if r["run"]["seed"] == 1]
-    assert again["key"] == recorded["key"]
-    assert again["metrics"] == recorded["metrics"]
+    (same,) = [record for record in records if record["key"] == alone["key"]]
+    assert same["metrics"] == alone["metrics"]
 
 
-def test_ray_cluster_of_which_a_worker_is_killed():
+def test_ray_cluster_of_which_a_worker_is_killed(alone):
     pytest.importorskip("ray")
     from vlprompt.cluster import run_on_cluster
 
-    plan = make_plan(
-        choice(datasets=["fonts"], methods=["zeroshot", "coop"], changes=["coop.n_ctx=400"], seeds=[1, 2]),
-        [],
-        1,
-    )
-    victims: list[psutil.Process] = []
-
-    def kill_one() -> None:
-        busy = wait_for(lambda: descendants(os.getpid(), "ray::attempt"))
-        victims.append(busy[0])
-        victims[0].kill()
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    outcomes = list(run_on_cluster(plan.cells, "local", workers=2))
+    options = {"datasets": ["fonts"], "methods": ["zeroshot", "coop"], "changes": ["coop.n_ctx=400"]}
+    cells = make_plan(choice(**options), [], 1).cells
+    killer = kill_first("ray::attempt")  # the process that runs a cell right now
+    outcomes = {outcome.cell.method: outcome for outcome in run_on_cluster(cells, "local", workers=2)}
     killer.join()
-    assert not victims[0].is_running()
-    by_method = {m: [o for o in outcomes if o.cell.method == m] for m in ("zeroshot", "coop")}
-    assert all(o.record and o.record["metrics"]["test"]["n"] for o in by_method["zeroshot"])
-    assert [o.cell.seed for o in sorted(by_method["coop"], key=lambda o: o.cell.seed)] == [1, 2]
-    assert all(o.record is None and "positions" in o.problem for o in by_method["coop"])
-    again = run_cell(by_method["zeroshot"][0].cell)
-    assert again["metrics"] == by_method["zeroshot"][0].record["metrics"]
+    assert outcomes["zeroshot"].record["metrics"] == alone["metrics"]
+    assert outcomes["coop"].record is None
+    assert "positions" in outcomes["coop"].problem
