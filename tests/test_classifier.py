@@ -40,10 +40,6 @@ def test_a_data_set_and_its_images_and_labels_give_the_same_classifier(folder, d
 def test_a_seed_decides_everything(dataset):
     a, b, c = [PromptClassifier("coop", settings=QUICK, seed=s).fit_dataset(dataset) for s in (1, 1, 2)]
     assert same_bits(learned(a), learned(b)) and not same_bits(learned(a), learned(c))
-    untrained = [
-        PromptClassifier("coop", settings={"epochs": 0}, seed=s).fit_dataset(dataset) for s in (1, 2)
-    ]
-    assert not same_bits(learned(untrained[0]), learned(untrained[1]))
 
 
 def test_colours_are_learned_whatever_the_backbone(dataset):

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -101,8 +102,9 @@ def render(seed: int, count: int, show: bool) -> tuple[Tensor, list[str]]:
     chunks = [range(i, min(i + 500, count)) for i in range(0, count, 500)]
     images, captions = [], []
     workers = min(os.cpu_count() or 1, len(chunks))
-    with bar("render", count, show) as progress, multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for pixels, words in pool.imap(partial(_render_chunk, seed), chunks):
+    pooled = multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else nullcontext()
+    with bar("render", count, show) as progress, pooled as pool:
+        for pixels, words in (pool.imap if pool else map)(partial(_render_chunk, seed), chunks):
             images.append(torch.from_numpy(pixels))
             captions += words
             progress.advance(progress.task_ids[0], len(words))
