@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlprompt import backbone
+from vlprompt import PromptClassifier, backbone
 from vlprompt.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
@@ -69,22 +69,28 @@ def main(out: Path) -> None:
     torch.save(done, out / f"{os.environ['RANK']}.pt")
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory) -> list[dict]:
-    """What two processes end with."""
-    out = tmp_path_factory.mktemp("processes")
+def launch(*words: object) -> str:
+    """What two processes print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_addr", "127.0.0.1", "--master_port", str(port), __file__, str(out)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_addr", "127.0.0.1", "--master_port", str(port), *map(str, words)]
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true",
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(launch, env=environment, timeout=300, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> list[dict]:
+    """What two processes end with."""
+    out = tmp_path_factory.mktemp("processes")
+    launch(__file__, out)
     return [torch.load(out / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -102,6 +108,17 @@ def test_all_processes_stop_where_one_has_a_loss_that_is_no_number(both):
     first, second = (together["problem"] for together in both)
     assert "the loss became nan in epoch 1" in first
     assert first == second
+
+
+def test_the_command_writes_one_classifier(tmp_path):
+    settings = ["--search-epochs", 1, "--epochs", 1, "--batch-size", 32]
+    printed = launch(
+        "-m", "vlprompt", "fit", "toy:colours", "--out", tmp_path / "tuned", *settings, "--shots", 2
+    )
+    assert printed.count("classes") == 1
+    classifier = PromptClassifier.load(tmp_path / "tuned")
+    assert len(classifier.history_) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["tuned"]
 
 
 if __name__ == "__main__":

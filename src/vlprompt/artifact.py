@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
@@ -22,11 +23,17 @@ CHECKPOINTS = "checkpoints"
 NEEDED = {"method", "settings", "preset", "backbone", "classnames", "templates", "options", "measured"}
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes, of those that ``torchrun`` started or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def folder_beside(target: Path) -> Iterator[Path]:
     """A folder ``target.part`` to write into; when all went well it takes the place of ``target``.
 
     Its checkpoints stay there when the writing is cut off, so that a later call can go on from them.
+    Of several processes that train one model the first writes; the others see its checkpoints.
 
     Raises:
         UserError: the place cannot be written, or ``target`` holds something that is no classifier.
@@ -48,6 +55,11 @@ def folder_beside(target: Path) -> Iterator[Path]:
         raise UserError(
             f"output '{target}' cannot be written ({error.strerror}): give a folder you may write to"
         ) from error
+    if not first_process():
+        with TemporaryDirectory() as scratch:
+            (Path(scratch) / CHECKPOINTS).symlink_to(beside / CHECKPOINTS)
+            yield Path(scratch)
+        return
     try:
         yield beside
     except BaseException:

@@ -7,6 +7,7 @@ The layers themselves run as ``transformers`` wrote them.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +208,15 @@ def _revision(target: str, config: dict[str, Any]) -> str | None:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA or MPS where there is one, otherwise the CPU.
+    """``auto`` is CUDA (this process's own card) or MPS where there is one, otherwise the CPU.
 
     Raises:
         UserError: no such device here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        if torch.cuda.is_available():
+            name = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()

@@ -32,7 +32,7 @@ from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
 from vlprompt.metrics import measure
 from vlprompt.progress import track
-from vlprompt.train import Record, TrainOptions, fit
+from vlprompt.train import Record, Split, TrainOptions, fit
 
 VALIDATION = 4
 """Images a class that ``fit(X, y)`` holds out for a method that learns on validation images."""
@@ -182,7 +182,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
     def _splits(self, dataset: Dataset) -> dict[str, Any]:
         stages = [m for m in (self.method_.first_stage(), self.method_) if m is not None]
-        needs_val = any(o.split == "val" for m in stages for o in m.objectives())
+        objectives = [o for m in stages for o in m.objectives()]
+        needs_val = any(o.split == "val" for o in objectives)
         train, val = list(dataset.train), list(dataset.val)
         if needs_val and not val:
             train, val = hold_out(train, VALIDATION)
@@ -191,6 +192,9 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         if self.augment == "auto":
             augment = "none" if self.model == backbone.TOY else "crop+flip"
         encoder = self.method_.encoder
+        if not objectives:  # nothing will be drawn
+            labels = torch.tensor([item.label for item in train])
+            return {"train": Split(plain_pixels(encoder, [item.image for item in train]), labels)}
         splits = {"train": make_split(encoder, train, augment, self.views, frozen, self.verbose)}
         if needs_val and val:  # without, the training says so
             splits["val"] = make_split(encoder, val, "none", frozen=frozen, show=self.verbose)

@@ -20,11 +20,12 @@ from vlprompt.report import Run, write_report
 from vlprompt.search import lengths_table
 
 DATA = "toy:digits"
-SEARCH = {"search_epochs": 20, "warmup": 10, "nested": True, "sampled": True, "alpha_lr": 0.02}
+QUICK = {"optimizer": "adamw", "lr": 0.01, "search_epochs": 20, "warmup": 10, "epochs": 40}
+SEARCH = {"nested": True, "sampled": True, "alpha_lr": 0.02, "text_max": 12, "vision_max": 12}
 METHODS: dict[str, dict[str, Any]] = {
     "zeroshot": {},
     "coop": {},
-    "dpl": SEARCH | {"text_max": 12, "vision_max": 12, "epochs": 60},
+    "dpl": QUICK | SEARCH,
 }
 """Methods in the demo and what it changes in their settings, to stay within five minutes on two cores."""
 VIEWS = 10

@@ -112,7 +112,8 @@ def fit(argv: Sequence[str]) -> None:
         write_config(beside / "fit.yaml", options, changed)
         artifact.drop_checkpoints(beside)
     result = {"out": str(options.out), "classes": len(dataset.classnames), "train": len(dataset.train)}
-    show(result | {"seconds": round(seconds, 1)} | measured, options.json)
+    if artifact.first_process():
+        show(result | {"seconds": round(seconds, 1)} | measured, options.json)
 
 
 def search(argv: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ def plain_pixels(
     size = 4 * 3 * encoder.backbone.image_size**2 * len(sources)
     if not keep or size > KEPT_BYTES:
         return draw
-    batches = torch.arange(len(sources)).split(BATCH)
+    batches = _batches(len(sources))
     kept = [draw(b).cpu() for b in track(batches, "images", len(batches), show)]
     pixels = torch.cat(kept) if kept else torch.empty(0)
     return lambda positions: pixels[positions].to(device)
@@ -100,9 +100,14 @@ def image_features(encoder: Encoder, sources: Sequence[ImageSource], show: bool 
 
 @torch.no_grad()
 def _features(encoder: Encoder, draw: Draw, count: int, what: str, show: bool) -> Tensor:
-    batches = torch.arange(count).split(BATCH)
+    batches = _batches(count)
     done = [encoder.encode_image(draw(b)) for b in track(batches, what, len(batches), show)]
     return torch.cat(done) if done else torch.empty(0, encoder.backbone.joint_width)
+
+
+def _batches(count: int) -> Sequence[Tensor]:
+    """Positions (b,) of neighbouring images; none where there is no image."""
+    return torch.arange(count).split(BATCH) if count else ()
 
 
 def _lookup(kept: Tensor) -> Draw:

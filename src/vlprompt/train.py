@@ -122,6 +122,7 @@ def fit(
     """
     options = options or TrainOptions()
     accelerator = make_accelerator(options)
+    show = show and accelerator.is_main_process
     history: list[Record] = []
     first = method.first_stage()
     if first is not None:

@@ -32,16 +32,18 @@ Losses = dict[str, Tensor]
 class Settings:
     """Published training settings common to the methods of the field."""
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD as published, or AdamW: far fewer steps where there is little time"""
     lr: float = 0.002
-    """learning rate of SGD after one epoch of warm-up at 1e-5; cosine decay, stepped once an epoch"""
+    """learning rate after one epoch of warm-up at 1e-5; cosine decay, stepped once an epoch"""
     epochs: int = 50
     """passes over the training images"""
     batch_size: int = 32
     """images a step"""
     momentum: float = 0.9
-    """momentum of SGD"""
+    """momentum of SGD; AdamW's first beta"""
     weight_decay: float = 5e-4
-    """weight decay of SGD"""
+    """weight decay"""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -215,11 +217,13 @@ class Method(nn.Module):
     def objectives(self) -> list[Objective]:
         """What a training step does, in order; nothing where there are no tokens to learn."""
         parameters = [p for p in self.parameters() if p.requires_grad and p.numel()]
-        return [Objective(self.loss, self.sgd(parameters))] if parameters else []
+        return [Objective(self.loss, self.optimizer(parameters))] if parameters else []
 
-    def sgd(self, parameters: Sequence[nn.Parameter]) -> torch.optim.SGD:
-        """The field's optimiser with this method's settings."""
+    def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of prompts with this method's settings."""
         s = self.settings
+        if s.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, s.lr, (s.momentum, 0.999), weight_decay=s.weight_decay)
         return torch.optim.SGD(parameters, s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
 
     def backward(self, losses: Losses, backward: Callable[..., None]) -> None:

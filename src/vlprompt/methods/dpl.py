@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vlprompt.encoder import KeyValue, Prompt, Row, context_slot
 from vlprompt.errors import UserError
@@ -62,8 +63,8 @@ class Settings(base.Settings):
     nested: bool = False
     """a context of length c is the beginning of the longest one, so that all lengths learn together"""
     sampled: bool = False
-    """prompts learn with one length a layer instead of in the mixture: the longest everywhere in half of
-    the steps, otherwise drawn from softmax(alpha)"""
+    """prompts and alphas learn with one length a layer instead of in the mixture: prompts with the longest
+    everywhere or, in half of the steps, with any; alphas with lengths drawn from softmax(alpha)"""
     patience: int = 0
     """end the search when the lengths have been the same for so many epochs; 0 is never"""
     budget: int = 0
@@ -145,13 +146,26 @@ class Supernet(Method):
         prompts = [*self.text_prompts, *self.vision_prompts]
         return [
             Objective(self.loss, adam, split="val", scheduled=False, start=s.warmup),
-            Objective(self.sampled_loss if s.sampled else self.loss, self.sgd(prompts)),
+            Objective(self.sampled_loss if s.sampled else self.loss, self.optimizer(prompts)),
         ]
 
     def sampled_loss(self, batch: Batch) -> Losses:
-        """The loss of one configuration: the longest, which holds all others, or a drawn one."""
+        """The loss of one configuration: the longest, which holds all others, or any.
+
+        All lengths are drawn alike: those that the alphas prefer would be trained, and so preferred, more.
+        """
         with self.choose(self.longest if torch.rand(()) < 0.5 else self.draw()):
             return self.loss(batch)
+
+    def weights(self, alphas: Tensor) -> Tensor:
+        """softmax(alpha) (L, C+1); where sampled, one length a layer drawn from it.
+
+        The gradient is that of a Gumbel softmax passed straight through (arXiv 1611.01144; in architecture
+        search, arXiv 1910.04465), so that the alphas judge single paths as the derived network is one.
+        """
+        if self.settings.sampled:
+            return F.gumbel_softmax(alphas, hard=True)
+        return alphas.softmax(-1)
 
     @property
     def longest(self) -> Lengths:
@@ -160,10 +174,10 @@ class Supernet(Method):
         return Lengths((s.text_max,) * len(self.text_alphas), (s.vision_max,) * len(self.vision_alphas))
 
     def draw(self) -> Lengths:
-        """One length a layer, with the probability that the alphas give it."""
+        """Any length a layer."""
         text, vision = (
-            a.detach().softmax(-1).cpu().multinomial(1)[:, 0].tolist()
-            for a in (self.text_alphas, self.vision_alphas)
+            torch.randint(alphas.shape[1], (len(alphas),)).tolist()
+            for alphas in (self.text_alphas, self.vision_alphas)
         )
         return Lengths(tuple(text), tuple(vision))
 
@@ -222,7 +236,7 @@ class Supernet(Method):
             every = [p[beginnings] for p in prompts]
         else:
             every = list(prompts)
-        weights = alphas.softmax(-1)  # (L, C+1)
+        weights = self.weights(alphas)  # (L, C+1)
         return Prompt(keys_values=[KeyValue(p, w, candidates) for p, w in zip(every, weights, strict=True)])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from vlprompt.data.dataset import Dataset, Item
 from vlprompt.errors import UserError
@@ -24,7 +24,44 @@ SHIFTS = ("sketch", "noise", "occlusion", "palette")
 COUNTS = {"train": 32, "val": 8, "test": 20}
 """Images a class in each split of a rendered task; a test split has at least MIN_TEST images."""
 MIN_TEST = 400
-HARD = Style(noise=0.45, blur=0.6, tilt=0.6, hue=0.25, clutter=0.7)
+STYLE = Style(noise=0.25, blur=0.3, tilt=0.4, hue=0.15, clutter=0.4)
+
+
+# Cameras: the backbone has seen no picture through them, as a photo model has seen few from a satellite.
+
+
+def _waves(picture: Image.Image) -> Image.Image:
+    """As through moving water: rows are shifted by a sine."""
+    rows = np.asarray(picture)  # (H, W, 3)
+    shifts = np.rint(4 * np.sin(np.arange(len(rows)) / 3)).astype(int)
+    return Image.fromarray(np.stack([np.roll(row, n, 0) for row, n in zip(rows, shifts, strict=True)]))
+
+
+def _lamp(picture: Image.Image) -> Image.Image:
+    """In the light of a yellow lamp."""
+    return Image.fromarray((np.asarray(picture) * np.array([1.0, 0.8, 0.5])).astype(np.uint8))
+
+
+def _edges(picture: Image.Image) -> Image.Image:
+    """Edges alone, without the border that the filter makes."""
+    inner = picture.filter(ImageFilter.FIND_EDGES).crop((1, 1, picture.width - 1, picture.height - 1))
+    return ImageOps.autocontrast(inner.resize(picture.size))
+
+
+def _mosaic(picture: Image.Image) -> Image.Image:
+    """Ten by ten tiles."""
+    tiles = picture.resize((10, 10), Image.Resampling.BOX)
+    return tiles.resize(picture.size, Image.Resampling.NEAREST)
+
+
+def _thermal(picture: Image.Image) -> Image.Image:
+    """Brightness in false colours."""
+    return ImageOps.colorize(ImageOps.autocontrast(picture.convert("L")), "navy", "yellow", "magenta")
+
+
+def _sideways(picture: Image.Image) -> Image.Image:
+    """The camera lies on its side."""
+    return picture.transpose(Image.Transpose.ROTATE_90)
 
 
 @dataclass(frozen=True)
@@ -44,12 +81,13 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Task:
-    """A rendered task: class names, templates and how a class's scene follows from it."""
+    """A rendered task: class names, templates, how a class's scene follows and what it is seen through."""
 
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
     scene: Callable[[Scene, str], Scene]
-    style: Style = HARD
+    camera: Callable[[Image.Image], Image.Image]
+    style: Style = STYLE
 
 
 def changed(thing: Any, values: dict[str, Any]) -> Any:
@@ -57,64 +95,89 @@ def changed(thing: Any, values: dict[str, Any]) -> Any:
     return replace(thing, **values)
 
 
-def _task(names: Sequence[str], templates: Sequence[str], kind: str, facet: str, **fixed: object) -> Task:
+def _task(
+    names: Sequence[str],
+    templates: Sequence[str],
+    camera: Callable[[Image.Image], Image.Image],
+    kind: str,
+    facet: str,
+    **fixed: object,
+) -> Task:
     """A task whose classes are the values of one facet of a scene."""
     return Task(
-        tuple(names), tuple(templates), lambda s, name: changed(s, {"kind": kind, facet: name} | fixed)
+        tuple(names),
+        tuple(templates),
+        lambda s, name: changed(s, {"kind": kind, facet: name} | fixed),
+        camera,
     )
 
 
 def _pairs(
-    first: Sequence[str], second: Sequence[str], a: str, b: str, texts: Sequence[str], kind: str
+    first: Sequence[str], second: Sequence[str], a: str, b: str, camera: Callable[[Image.Image], Image.Image]
 ) -> Task:
-    """A task whose classes are pairs of facets, named "first second"."""
+    """A task whose classes are objects with pairs of facets, named "first second"."""
     pairs = {f"{x} {y}": (x, y) for x in first for y in second}
     return Task(
-        tuple(pairs), tuple(texts), lambda s, n: changed(s, {"kind": kind, a: pairs[n][0], b: pairs[n][1]})
+        tuple(pairs),
+        ("a photo of a {}.", "a drawing of a {}."),
+        lambda s, name: changed(s, {"kind": "object", a: pairs[name][0], b: pairs[name][1]}),
+        camera,
     )
 
 
 @cache
 def _rendered() -> dict[str, Task]:
-    w = world
+    w, negative = world, ImageOps.invert
     colours = [c for c in w.COLOURS if c not in ("gray", "cyan")]
     return {
-        "shapes": _task(w.SHAPES, ("a photo of a {}.", "a drawing of a {}."), "object", "shape"),
-        "colours": _task(tuple(w.COLOURS), ("a photo of a {} object.", "a {} object."), "object", "colour"),
+        "shapes": _task(w.SHAPES, ("a photo of a {}.", "a drawing of a {}."), _sideways, "object", "shape"),
+        "colours": _task(
+            tuple(w.COLOURS), ("a photo of a {} object.", "a {} object."), _lamp, "object", "colour"
+        ),
         "textures": _task(
-            w.TEXTURES, ("a {} texture.", "a photo of a {} object."), "object", "texture", size="huge"
+            w.TEXTURES,
+            ("a {} texture.", "a photo of a {} object."),
+            _thermal,
+            "object",
+            "texture",
+            size="huge",
         ),
         "counting": Task(
             tuple(w.NUMBERS[1:]),
             ("a photo of {} objects.", "{} objects."),
             lambda s, name: replace(s, kind="count", number=w.NUMBERS.index(name)),
-            replace(HARD, clutter=0.2),
+            _mosaic,
+            replace(STYLE, clutter=0.2),
         ),
         "directions": _task(
-            w.DIRECTIONS, ("an arrow pointing {}.", "a photo of an arrow pointing {}."), "arrow", "direction"
+            w.DIRECTIONS,
+            ("an arrow pointing {}.", "a photo of an arrow pointing {}."),
+            _waves,
+            "arrow",
+            "direction",
         ),
         "positions": _task(
-            w.POSITIONS, ("a photo of an object at the {}.", "an object at the {}."), "place", "position"
+            w.POSITIONS,
+            ("a photo of an object at the {}.", "an object at the {}."),
+            _edges,
+            "place",
+            "position",
         ),
         "fonts": _task(
-            tuple(w.FONTS), ("a letter in {} type.", "a photo of a letter in {} type."), "glyph", "font"
+            tuple(w.FONTS),
+            ("a letter in {} type.", "a photo of a letter in {} type."),
+            negative,
+            "glyph",
+            "font",
         ),
         "letters": Task(
             tuple("abcdefghijklmnopqrstuvwxyz"),
             ("the letter {}.", "a photo of the letter {}."),
             lambda s, name: replace(s, kind="glyph", glyph=name, written=True),
+            _mosaic,
         ),
-        "coloured-shapes": _pairs(
-            colours, w.SHAPES[:8], "colour", "shape", ("a photo of a {}.", "a drawing of a {}."), "object"
-        ),
-        "textured-shapes": _pairs(
-            w.TEXTURES[1:9],
-            w.SHAPES[:8],
-            "texture",
-            "shape",
-            ("a photo of a {}.", "a drawing of a {}."),
-            "object",
-        ),
+        "coloured-shapes": _pairs(colours, w.SHAPES[:8], "colour", "shape", _lamp),
+        "textured-shapes": _pairs(w.TEXTURES[1:9], w.SHAPES[:8], "texture", "shape", negative),
     }
 
 
@@ -165,7 +228,7 @@ def _draw(r: Rendering) -> Image.Image:
         "occlusion": {"occlude": True},
         "palette": {"recolour": True},
     }
-    return world.draw(scene, rng, changed(task.style, changes.get(r.shift or "", {})))
+    return task.camera(world.draw(scene, rng, changed(task.style, changes.get(r.shift or "", {}))))
 
 
 @cache
