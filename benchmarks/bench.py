@@ -407,7 +407,16 @@ def child(key: str, way: str, device: str) -> None:
     if device == "cuda":
         print(torch.cuda.max_memory_allocated() / 1e9)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+        print(peak_resident_bytes() / 1e9)
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident memory of this process; ``ru_maxrss`` would count the parent's as well on Linux."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) * 1024
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

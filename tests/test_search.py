@@ -11,7 +11,7 @@ from vlprompt import backbone, data
 from vlprompt.classifier import PromptClassifier
 from vlprompt.encoder import Encoder
 from vlprompt.errors import UserError
-from vlprompt.lengths import Lengths, agreed, random_lengths, within_budget
+from vlprompt.lengths import Lengths, agreed, longest_within, random_lengths, within_budget
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch
 from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
@@ -119,6 +119,32 @@ def test_the_budget_gives_the_likeliest_lengths_that_fit():
         assert sum(weights[layer, n].item() for layer, n in enumerate(found)) == pytest.approx(best)
     limited = Lengths.from_alphas(weights[:2], weights[2:], budget=3)
     assert limited.total <= 3 < Lengths.from_alphas(weights[:2], weights[2:]).total
+
+
+def test_a_longer_context_is_taken_that_is_nearly_as_likely():
+    weights = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.7, 0.1, 0.1, 0.1]])
+    assert longest_within(weights, 1.0) == weights.argmax(-1).tolist() == [1, 0]
+    assert longest_within(weights, 0.4) == [3, 0]
+    assert longest_within(weights, 0.6) == [1, 0]
+    found = Lengths.from_alphas(weights.log(), weights.log(), share=0.4)
+    assert found.text == found.vision == (3, 0)
+    assert found.text_confidence == pytest.approx((0.25, 0.7))
+
+
+def test_sampled_alphas_learn_on_single_paths(encoder):
+    """A drawn length has the mixture's whole weight, and yet all alphas of the layer have a gradient."""
+    supernet = make(encoder, nested=True, sampled=True, text_max=3)
+    supernet.text_alphas.data[:, 2] = 30.0
+    weights = supernet.weights(supernet.text_alphas)
+    expected = torch.nn.functional.one_hot(torch.full((len(weights),), 2), 4).to(weights)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
+    supernet.text_alphas.data.zero_()
+    drawn = torch.stack([supernet.weights(supernet.text_alphas).argmax(-1) for _ in range(200)])
+    assert all(set(layer.tolist()) == {0, 1, 2, 3} for layer in drawn.T)
+    rows = supernet.rows(("cat", "dog"))
+    features = encoder.encode_text(rows, supernet.text_prompt())
+    features.diff(dim=0).square().sum().backward()
+    assert (supernet.text_alphas.grad != 0).all()
 
 
 def test_a_search_starts_from_another_data_set_s_lengths(encoder):

@@ -20,8 +20,10 @@ from vlprompt.report import Run, write_report
 from vlprompt.search import lengths_table
 
 DATA = "toy:digits"
-QUICK = {"optimizer": "adamw", "lr": 0.01, "search_epochs": 20, "warmup": 10, "epochs": 40}
-SEARCH = {"nested": True, "sampled": True, "alpha_lr": 0.02, "text_max": 12, "vision_max": 12}
+QUICK = {"optimizer": "adamw", "lr": 0.01, "search_epochs": 24, "warmup": 18, "epochs": 60}
+SEARCH = {
+    "nested": True, "sampled": True, "alpha_lr": 0.03, "share": 0.25, "text_max": 12, "vision_max": 12
+}  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "zeroshot": {},
     "coop": {},

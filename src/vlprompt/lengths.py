@@ -34,14 +34,15 @@ class Lengths:
     vision_confidence: tuple[float, ...] = ()
 
     @staticmethod
-    def from_alphas(text: Tensor, vision: Tensor, budget: int = 0) -> Lengths:
+    def from_alphas(text: Tensor, vision: Tensor, budget: int = 0, share: float = 1.0) -> Lengths:
         """The argmax of each layer's alphas (layers, C+1); the confidence is their softmax.
 
         Args:
             budget: with a number above 0, the most likely lengths with at most so many tokens in all.
+            share: below 1, the longest context with at least this share of the largest weight.
         """
         text_p, vision_p = (a.detach().double().softmax(-1).cpu() for a in (text, vision))
-        text_n, vision_n = text_p.argmax(-1).tolist(), vision_p.argmax(-1).tolist()
+        text_n, vision_n = (longest_within(p, share) for p in (text_p, vision_p))
         if budget and sum(text_n) + sum(vision_n) > budget:
             longest = max(text_p.shape[1], vision_p.shape[1])
             padded = [F.pad(p, (0, longest - p.shape[1])) for p in (text_p, vision_p)]
@@ -147,6 +148,17 @@ def agreed(found: Sequence[Lengths]) -> Lengths:
         vote([f.vision for f in found]),
     )
     return Lengths(text, vision, text_share, vision_share)
+
+
+def longest_within(weights: Tensor, share: float) -> list[int]:
+    """The longest context of each layer whose weight is at least ``share`` of the layer's largest.
+
+    Args:
+        weights: (layers, C+1).
+    """
+    enough = weights >= share * weights.amax(-1, keepdim=True)  # (layers, C+1)
+    longest = weights.shape[1] - 1
+    return (longest - enough.flip(-1).int().argmax(-1)).tolist()
 
 
 def within_budget(log_weights: Tensor, budget: int) -> list[int]:

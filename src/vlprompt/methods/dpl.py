@@ -4,8 +4,8 @@ Search stage: a supernet mixes, in each layer of both branches, prompts of 0 ...
 weights softmax(alpha); alphas learn on validation images, prompts on training images, in turn.
 Train stage: fresh prompts with the lengths of the largest alphas.
 
-The settings ``warmup``, ``nested``, ``sampled``, ``inherit`` and ``budget`` are this project's and mend
-the search; the preset ``paper`` is without them.
+The settings ``warmup``, ``nested``, ``sampled``, ``share``, ``inherit`` and ``budget`` are this project's
+and mend the search; the preset ``paper`` is without them.
 
 Shapes: L layers, C longest context, D width of a branch, B images, K classes.
 """
@@ -67,6 +67,9 @@ class Settings(base.Settings):
     everywhere or, in half of the steps, with any; alphas with lengths drawn from softmax(alpha)"""
     patience: int = 0
     """end the search when the lengths have been the same for so many epochs; 0 is never"""
+    share: float = 1.0
+    """take the longest context whose weight is at least this share of its layer's largest: below 1, a
+    shorter one must be clearly better; 1 is the argmax, as published"""
     budget: int = 0
     """largest number of context tokens in all layers of both branches; 0 is no limit"""
     inherit: bool = False
@@ -85,7 +88,9 @@ class Settings(base.Settings):
     """weight of KL(zero-shot CLIP || student) over the logits in the train stage"""
 
 
-PAPER = {"warmup": 0, "nested": False, "sampled": False, "patience": 0, "budget": 0, "inherit": False}
+PAPER = {
+    "warmup": 0, "nested": False, "sampled": False, "patience": 0, "share": 1.0, "budget": 0, "inherit": False
+}  # fmt: skip
 """The search as published, whatever the defaults."""
 
 
@@ -192,8 +197,9 @@ class Supernet(Method):
 
     @property
     def lengths(self) -> Lengths:
-        """The derived configuration: the argmax of each layer's alphas, within the budget."""
-        return Lengths.from_alphas(self.text_alphas, self.vision_alphas, self.settings.budget)
+        """The derived configuration: the argmax of each layer's alphas, within share and budget."""
+        s = self.settings
+        return Lengths.from_alphas(self.text_alphas, self.vision_alphas, s.budget, s.share)
 
     def tokens(self, branch: Literal["text", "vision"], layer: int, length: int) -> Tensor:
         """The prompt (length, D) of one candidate of one layer."""
