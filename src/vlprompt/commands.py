@@ -82,7 +82,7 @@ def evaluate(
     dataset = load(data, root)
     tuned = PromptClassifier.load(classifier, model, device, method)
     tuned.verbose = True
-    items = dataset.test or dataset.train
+    items = dataset.test or (*dataset.train, *dataset.val)
     if dataset.classnames != tuned.classnames_:
         unknown = [name for name in dataset.classnames if name not in tuned.classnames_]
         if unknown:
