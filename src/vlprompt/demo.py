@@ -16,6 +16,7 @@ from rich.table import Table
 from vlprompt import artifact, data
 from vlprompt.classifier import PromptClassifier
 from vlprompt.lengths import Lengths
+from vlprompt.protocols import one_thread
 from vlprompt.report import Run, write_report
 from vlprompt.search import lengths_table
 
@@ -35,14 +36,18 @@ VIEWS = 10
 
 
 def run(out: Path, seeds: Sequence[int], shots: int, as_json: bool) -> None:
-    """Fit every method with every seed, write tuned prompts and a report below ``out``, print a table."""
+    """Fit every method with every seed, write tuned prompts and a report below ``out``, print a table.
+
+    It runs on one thread, so that the numbers do not depend on how many there are.
+    """
     runs: list[Run] = []
     pool = data.load(DATA)
     for seed in seeds:
         dataset = data.few_shot(pool, shots, seed, strict=True)
         for method, changes in METHODS.items():
             target = out / (method if len(seeds) == 1 else f"{method}-seed{seed}")
-            runs.append(_fit(dataset, method, changes, seed, target))
+            with one_thread():
+                runs.append(_fit(dataset, method, changes, seed, target))
     report = out / "report.html"
     command = shlex.join(["vlprompt", "demo", "--seeds", *map(str, seeds), "--shots", str(shots)])
     write_report(report, runs, title="Handwritten digits", dataset=DATA, command=command)

@@ -98,7 +98,7 @@ def run_cell(cell: Cell) -> Record:
         UserError: missing or unusable data, settings that do not fit, a method that cannot do this.
     """
     start = time.perf_counter()
-    with _one_thread():
+    with one_thread():
         classifier, metrics = PROTOCOLS[cell.protocol](cell)
     method = classifier.method_
     lengths = getattr(method, "lengths", None)
@@ -208,7 +208,7 @@ def _load(name: str, root: Path | None) -> Dataset:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread for torch and for the libraries that scikit-learn computes with."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
