@@ -116,9 +116,10 @@ def test_learning_curves() -> None:
 
 def test_alpha_heatmaps_frame_the_chosen() -> None:
     text, vision = [[0.2, 0.7, 0.1], [0.5, 0.2, 0.3]], [[0.1, 0.1, 0.8]]
-    panels = plots.alpha_heatmaps({"text": text, "vision": vision}).axes
+    chosen = {"text": (2, 0), "vision": (2,)}  # not always the heaviest
+    panels = plots.alpha_heatmaps({"text": text, "vision": vision}, chosen).axes
     frames = [[p.get_center() for p in axes.patches if not p.get_fill()] for axes in panels]
-    assert np.round(frames[0]).tolist() == [[1, 0], [0, 1]]  # length, layer
+    assert np.round(frames[0]).tolist() == [[2, 0], [0, 1]]  # length, layer
     assert np.round(frames[1]).tolist() == [[2, 0]]
     assert [t.get_text() for t in panels[0].texts] == ["0.20", "0.70", "0.10", "0.50", "0.20", "0.30"]
 

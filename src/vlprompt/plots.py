@@ -224,7 +224,7 @@ def _shots_line(axes: Axes, curve: Mapping[int, Sequence[float]], style: Mapping
     axes.fill_between(shots, means - deviations, means + deviations, color=style["color"], alpha=0.15, lw=0)
 
 
-def alpha_heatmaps(alphas: Mapping[str, Weights]) -> Figure:
+def alpha_heatmaps(alphas: Mapping[str, Weights], chosen: Mapping[str, Sequence[int]]) -> Figure:
     """softmax(alpha) of every layer and length, a map for each branch; the chosen lengths are framed."""
     layers = max(map(len, alphas.values()))
     figure = Figure(figsize=(WIDTH, 0.9 + 0.34 * layers), layout="constrained")
@@ -232,7 +232,7 @@ def alpha_heatmaps(alphas: Mapping[str, Weights]) -> Figure:
     for axes, (branch, weights) in zip(panels, alphas.items(), strict=True):
         matrix = np.array(weights)  # (L, C+1)
         for (layer, length), weight in np.ndenumerate(matrix):
-            _heat_cell(axes, layer, length, weight, chosen=length == matrix[layer].argmax())
+            _heat_cell(axes, layer, length, weight, chosen=length == chosen[branch][layer])
         axes.set_title(f"{branch} branch", fontsize=10, color=INK, loc="left", fontweight="bold")
         axes.set(xlim=(-0.55, matrix.shape[1] - 0.45), ylim=(len(matrix) - 0.45, -0.55))
         axes.set(xlabel="context length", ylabel="layer")
@@ -260,7 +260,7 @@ def _heat_cell(axes: Axes, layer: int, length: int, weight: float, chosen: bool)
 def alpha_evolution(alphas: Sequence[Mapping[str, Weights]]) -> Figure:
     """How softmax(alpha) moved over the epochs of the search, a panel a layer.
 
-    The chosen length is thick and the runner-up thin, both with their length at the line's end; all
+    The heaviest length is thick and the runner-up thin, both with their length at the line's end; all
     others are grey.
     """
     branches = {branch: np.array([epoch[branch] for epoch in alphas]) for branch in alphas[0]}  # (N, L, C+1)

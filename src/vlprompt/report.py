@@ -151,11 +151,12 @@ def _searched(index: int, runs: Sequence[Run]) -> str:
     """Lengths of every layer, and the alphas that they come from, of one method."""
     lengths = {r.seed: r.lengths for r in runs if r.lengths and (r.lengths.text or r.lengths.vision)}
     parts = [lengths_table(lengths), agreement(lengths)] if lengths else []
-    searched = [(r.seed, alphas) for r in runs if (alphas := _alphas(r))]
+    searched = [(r, alphas) for r in runs if r.lengths and (alphas := _alphas(r))]
     if searched:
-        seed, alphas = searched[0]
-        of_seed = f" Seed {seed}." if len(runs) > 1 else ""
-        parts += [_heatmaps(index, alphas[-1], of_seed), _evolution(index, alphas, of_seed)]
+        run, alphas = searched[0]
+        of_seed = f" Seed {run.seed}." if len(runs) > 1 else ""
+        chosen = {branch: getattr(run.lengths, branch) for branch in alphas[-1]}
+        parts += [_heatmaps(index, alphas[-1], chosen, of_seed), _evolution(index, alphas, of_seed)]
     return section(f"{runs[0].title}: context lengths", *parts) if parts else ""
 
 
@@ -203,14 +204,13 @@ def agreement(lengths: Mapping[int, Lengths]) -> str:
     return paragraph(" ".join(sentences))
 
 
-def _heatmaps(index: int, alphas: Mapping[str, plots.Weights], of_seed: str) -> str:
-    """The weights at the end of the search."""
-    chosen = (
-        f"{branch} branch {_plain(max(range(len(w)), key=w.__getitem__) for w in weights)}"
-        for branch, weights in alphas.items()
-    )
-    alt = f"Chosen length of each layer: {'; '.join(chosen)}"
-    svg = plots.inline_svg(plots.alpha_heatmaps(alphas), f"alphas{index}", alt)
+def _heatmaps(
+    index: int, alphas: Mapping[str, plots.Weights], chosen: Mapping[str, Sequence[int]], of_seed: str
+) -> str:
+    """The weights at the end of the search, and what was made of them."""
+    words = (f"{branch} branch {_plain(lengths)}" for branch, lengths in chosen.items())
+    alt = f"Chosen length of each layer: {'; '.join(words)}"
+    svg = plots.inline_svg(plots.alpha_heatmaps(alphas, chosen), f"alphas{index}", alt)
     return figure(svg, f"Weight, softmax(alpha), of each context length. Framed: chosen.{of_seed}")
 
 
@@ -219,7 +219,7 @@ def _evolution(index: int, alphas: Sequence[Mapping[str, plots.Weights]], of_see
     alt = f"Weight of each context length: over {len(alphas)} epochs of search, a panel a layer"
     svg = plots.inline_svg(plots.alpha_evolution(alphas), f"evolution{index}", alt)
     caption = "Weights after each epoch of the search, a panel a layer."
-    caption += f" Thick blue: the chosen length; orange: the runner-up; grey: the others.{of_seed}"
+    caption += f" Thick blue: the heaviest length; orange: the runner-up; grey: the others.{of_seed}"
     return figure(svg, caption)
 
 
