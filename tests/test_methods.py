@@ -26,7 +26,7 @@ from vlprompt.methods.base import Batch
 from vlprompt.methods.dpl import DPL, Supernet
 from vlprompt.train import Split, TrainOptions, fit
 
-JOINED = ("dpl+promptsrc", "ivlp+kgcoop+prograd")
+JOINED = ("dpl+kgcoop", "dpl+prograd", "dpl+promptsrc", "ivlp+kgcoop+prograd")
 EVERY = (*all_methods(), *JOINED)
 QUICK = {"epochs": 1, "search_epochs": 1, "batch_size": 4}
 FEATURES = {"rtol": 0, "atol": 1e-12}

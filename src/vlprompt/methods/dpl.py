@@ -92,6 +92,8 @@ PAPER = {
     "warmup": 0, "nested": False, "sampled": False, "patience": 0, "share": 1.0, "budget": 0, "inherit": False
 }  # fmt: skip
 """The search as published, whatever the defaults."""
+MENDED = {"nested": True, "sampled": True, "share": 0.25}
+"""The search with this project's changes; give ``warmup`` most of ``search_epochs`` as well."""
 
 
 class Supernet(Method):
@@ -255,7 +257,7 @@ class DPL(Method):
     year = 2025
     learns = "context length and key/value prompts of every layer, text and vision"
     Settings = Settings
-    presets = {"paper": PAPER, "one-stage": {"inherit": True, "epochs": 0}}  # noqa: RUF012
+    presets = {"paper": PAPER, "mended": MENDED, "one-stage": {"inherit": True, "epochs": 0}}  # noqa: RUF012
     frozen_context: Tensor | None = None
 
     def build(self) -> None:

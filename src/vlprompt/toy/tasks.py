@@ -27,7 +27,10 @@ MIN_TEST = 400
 STYLE = Style(noise=0.25, blur=0.3, tilt=0.4, hue=0.15, clutter=0.4)
 
 
-# Cameras: the backbone has seen no picture through them, as a photo model has seen few from a satellite.
+Camera = Callable[[Image.Image], Image.Image]
+"""What a task is seen through."""
+
+# The cameras: the backbone has seen no picture through them, as a photo model has seen few from a satellite.
 
 
 def _waves(picture: Image.Image) -> Image.Image:
@@ -86,7 +89,7 @@ class Task:
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
     scene: Callable[[Scene, str], Scene]
-    camera: Callable[[Image.Image], Image.Image]
+    camera: Camera
     style: Style = STYLE
 
 
@@ -98,7 +101,7 @@ def changed(thing: Any, values: dict[str, Any]) -> Any:
 def _task(
     names: Sequence[str],
     templates: Sequence[str],
-    camera: Callable[[Image.Image], Image.Image],
+    camera: Camera,
     kind: str,
     facet: str,
     **fixed: object,
@@ -112,9 +115,7 @@ def _task(
     )
 
 
-def _pairs(
-    first: Sequence[str], second: Sequence[str], a: str, b: str, camera: Callable[[Image.Image], Image.Image]
-) -> Task:
+def _pairs(first: Sequence[str], second: Sequence[str], a: str, b: str, camera: Camera) -> Task:
     """A task whose classes are objects with pairs of facets, named "first second"."""
     pairs = {f"{x} {y}": (x, y) for x in first for y in second}
     return Task(
