@@ -89,6 +89,8 @@ def reference(method, pixels: torch.Tensor, chosen: int) -> torch.Tensor:
         scores = record["q"] @ key.mT / layer.self_attn.head_dim**0.5
         gradient = gradient[0].unflatten(-1, (-1, layer.self_attn.head_dim)).transpose(0, 1)  # (h, T, d)
         step = (scores.softmax(-1) * (gradient @ value.mT)).relu().mean(0)[:, len(tokens) :]  # (T, T)
+        read = len(step)  # in the last layer the class token alone; nothing else has a gradient there
+        step = torch.nn.functional.pad(step, (0, 0, 0, step.shape[1] - read))
         image_only = torch.eye(len(step), len(step) if total is None else len(total))
         if index == 0 or (prompt and index <= len(prompt.deep)):
             image_only[count:] = 0  # fresh prompt tokens carry nothing of the image
@@ -125,6 +127,14 @@ def test_without_prompts_it_is_the_roll_out_of_the_stock_model(toy):
         torch.testing.assert_close(probabilities, output.logits_per_image[0].softmax(-1).detach())
 
 
+def prompt_tokens(method, layer: int) -> int:
+    """How many tokens stand after the patches in a layer."""
+    prompt = method.vision_prompt()
+    if prompt is None or prompt.context is None:
+        return 0
+    return len(([prompt.context, *prompt.deep])[min(layer, len(prompt.deep))])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_recorded_attention_is_the_attention(toy, name):
     method, pixels = build(toy, name), pixels_of(toy, picture())
@@ -140,7 +150,9 @@ def test_recorded_attention_is_the_attention(toy, name):
     for index, attention in enumerate(attentions):
         torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:3]))
         extra = LENGTHS["vision_lengths"][index] if name == "dpl" else 0
-        assert attention.shape[-1] == attention.shape[-2] + extra
+        patches = vision.embeddings.num_patches + prompt_tokens(method, index)
+        last = index == len(attentions) - 1  # there only the class token asks
+        assert attention.shape[-2:] == (1 if last else 1 + patches, 1 + patches + extra)
 
 
 def test_the_attention_function_is_put_back_after_an_error(toy):

@@ -37,6 +37,12 @@ class Pack:
     prefix: int
     groups: tuple[tuple[int, int], ...]
 
+    @property
+    def ends(self) -> Tensor:
+        """Where the last token of each suffix is, (number of suffixes,)."""
+        lengths = [length for count, length in self.groups for _ in range(count)]
+        return self.prefix - 1 + torch.tensor(lengths).cumsum(0)
+
 
 @dataclass(frozen=True)
 class AttentionPrompt:
@@ -77,24 +83,23 @@ def attend_branches(
     """Causal attention of n branches of one length, each after the same shared keys.
 
     Args:
-        query, key, value: (B, h, n * length, d), branch after branch.
+        query: (B, h, n * m, d), branch after branch: the last m positions of each, 1 <= m <= length.
+        key, value: (B, h, n * length, d), branch after branch.
         shared: keys and values (B, h, S, d) that every position sees; S may be 0.
 
     Returns:
-        Output (B, h, n * length, d) and log-sum-exp (B, h, n * length).
+        Output (B, h, n * m, d) and log-sum-exp (B, h, n * m).
     """
-    split = (-1, length)
-    q, k, v = (x.unflatten(2, split) for x in (query, key, value))  # (B, h, n, length, d)
-    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-    own = (
-        _upcast(q @ k.mT * scaling).masked_fill(future, -torch.inf).flatten(2, 3)
-    )  # (B, h, n*length, length)
-    seen = _upcast(query @ shared[0].mT * scaling)  # (B, h, n*length, S)
+    k, v = (x.unflatten(2, (-1, length)) for x in (key, value))  # (B, h, n, length, d)
+    q = query.unflatten(2, (k.shape[2], -1))  # (B, h, n, m, d)
+    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)[-q.shape[3] :]
+    own = _upcast(q @ k.mT * scaling).masked_fill(future, -torch.inf).flatten(2, 3)  # (B, h, n*m, length)
+    seen = _upcast(query @ shared[0].mT * scaling)  # (B, h, n*m, S)
     scores = torch.cat([seen, own], -1)
     lse = scores.logsumexp(-1)
     weight = (scores - lse[..., None]).exp().to(value.dtype)
     of_shared, of_own = weight.split([seen.shape[-1], length], -1)
-    return of_shared @ shared[1] + (of_own.unflatten(2, split) @ v).flatten(2, 3), lse
+    return of_shared @ shared[1] + (of_own.unflatten(2, q.shape[2:4]) @ v).flatten(2, 3), lse
 
 
 def attend_packed(
@@ -103,17 +108,19 @@ def attend_packed(
     """Causal attention over a pack: the prefix, then each suffix after the prefix.
 
     Args:
-        query, key, value: (B, h, T, d) with T as ``pack`` lays it out.
+        query: (B, h, Q, d), every position or only the last of each suffix (``pack.ends``).
+        key, value: (B, h, T, d) with T as ``pack`` lays it out.
         shared: keys and values (B, h, S, d) seen by every position, prefix included.
 
     Returns:
-        Output (B, h, T, d) and log-sum-exp (B, h, T).
+        Output (B, h, Q, d) and log-sum-exp (B, h, Q).
     """
     sizes = [pack.prefix, *(count * length for count, length in pack.groups)]
-    parts = list(zip(*(x.split(sizes, 2) for x in (query, key, value)), strict=True))
+    asked = sizes if query.shape[2] == key.shape[2] else [0, *(count for count, _ in pack.groups)]
+    parts = list(zip(query.split(asked, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True))
     (prefix_q, prefix_k, prefix_v), suffixes = parts[0], parts[1:]
     done = []
-    if pack.prefix:
+    if asked[0]:
         done.append(attend_branches(prefix_q, prefix_k, prefix_v, shared, pack.prefix, scaling))
     shared = (torch.cat([shared[0], prefix_k], 2), torch.cat([shared[1], prefix_v], 2))
     for (q, k, v), (_, length) in zip(suffixes, pack.groups, strict=True):
@@ -130,7 +137,7 @@ def mix(output: Tensor, lse: Tensor, query: Tensor, prompt: AttentionPrompt, sca
     ``Z_c/(Z+Z_c) = sigmoid(log Z_c - log Z)``, which cannot overflow.
 
     Args:
-        output, lse: plain attention (B, h, T, d) and its log-sum-exp (B, h, T).
+        output, lse: plain attention (B, h, T, d) and its log-sum-exp (B, h, T), T queries.
         query: (B, h, T, d).
         prompt: the candidates' keys, values, lengths and weights.
 
@@ -165,11 +172,11 @@ def prompt_attention(
     """Attention of a stock model's layer, with what ``prompt`` adds to it.
 
     Args:
-        query, key, value: (B, h, T, d).
+        query: (B, h, Q, d). key, value: (B, h, T, d). Q is T or, in the last layer, what is read of it.
         prompt: ``None`` gives the model's ordinary attention.
 
     Returns:
-        ((B, T, h, d), None), as ``transformers`` expects.
+        ((B, Q, h, d), None), as ``transformers`` expects.
     """
     if prompt is None:
         return sdpa_attention_forward(

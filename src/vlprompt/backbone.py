@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vlprompt import attention
 from vlprompt.activation import fuse_activations
@@ -106,6 +107,27 @@ class Backbone:
     def run_layer(layer: Any, hidden: Tensor, prompt: AttentionPrompt) -> Tensor:
         """One stock layer, its attention told what to add. (B, T, width) -> the same shape."""
         return layer(hidden, None, prompt=prompt)
+
+    @staticmethod
+    def run_last_layer(layer: Any, hidden: Tensor, prompt: AttentionPrompt, read: Tensor) -> Tensor:
+        """A stock layer at the positions that are read: these see all, nothing else goes on.
+
+        Args:
+            hidden: (B, T, width).
+            read: (R,) positions.
+
+        Returns:
+            (B, R, width), equal to ``run_layer(...)[:, read]``.
+        """
+        attn, normed = layer.self_attn, layer.layer_norm1(hidden)
+        query, key, value = (
+            project(x).unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)  # (B, h, R or T, d)
+            for project, x in ((attn.q_proj, normed[:, read]), (attn.k_proj, normed), (attn.v_proj, normed))
+        )
+        attend = ALL_ATTENTION_FUNCTIONS[attn.config._attn_implementation]
+        attended, _ = attend(attn, query, key, value, None, scaling=attn.scale, prompt=prompt)
+        hidden = hidden[:, read] + attn.out_proj(attended.flatten(2))
+        return hidden + layer.mlp(layer.layer_norm2(hidden))
 
 
 def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:

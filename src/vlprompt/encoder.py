@@ -10,7 +10,7 @@ Shapes: K sequences (classes), B images, n context length, D width of a branch, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -96,13 +96,13 @@ class Plan:
         pack: prefix and groups of suffixes.
         entries: (T,) the pack's entries: token ids or context slots.
         positions: (T,) position of each entry in its own sequence.
-        ends: (K,) where in the pack each sequence's last token is.
+        owners: (K,) which suffix each sequence has; equal sequences share one.
     """
 
     pack: Pack
     entries: Tensor
     positions: Tensor
-    ends: Tensor
+    owners: Tensor
 
     @staticmethod
     def of(rows: Sequence[Row]) -> Plan:
@@ -119,13 +119,12 @@ def _plan(rows: tuple[Row, ...]) -> Plan:
     suffixes = sorted({row[prefix:] for row in rows}, key=lambda s: (len(s), s))
     groups = tuple((len(list(same)), length) for length, same in groupby(map(len, suffixes)))
     entries, positions = list(rows[0][:prefix]), list(range(prefix))
-    end_of: dict[Row, int] = {}
     for suffix in suffixes:
         entries += suffix
         positions += range(prefix, prefix + len(suffix))
-        end_of[suffix] = len(entries) - 1
-    ends = torch.tensor([end_of[row[prefix:]] for row in rows])
-    return Plan(Pack(prefix, groups), torch.tensor(entries), torch.tensor(positions), ends)
+    index = {suffix: i for i, suffix in enumerate(suffixes)}
+    owners = torch.tensor([index[row[prefix:]] for row in rows])
+    return Plan(Pack(prefix, groups), torch.tensor(entries), torch.tensor(positions), owners)
 
 
 class Encoder:
@@ -210,10 +209,8 @@ class Encoder:
         """Class features of sequences in one pack."""
         plan = Plan.of(rows)
         hidden = self._embed_plan(plan, prompt.context)  # (B or 1, T, D)
-        from_end = plan.ends - hidden.shape[1]  # deep prompts may change the length of the prefix
-        hidden = self._run(self.backbone.text_layers, hidden, prompt, 1, plan.pack)
-        ends = (from_end + hidden.shape[1]).to(hidden.device)  # (K,)
-        features = self.backbone.finish_text(hidden[:, ends])  # (B or 1, K, E)
+        hidden = self._run(self.backbone.text_layers, hidden, prompt, 1, plan.pack)  # (B or 1, S, D)
+        features = self.backbone.finish_text(hidden)[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
         features = F.normalize(features, dim=-1) if normalize else features
         return features if prompt.context is not None and prompt.context.ndim == 3 else features[0]
 
@@ -234,7 +231,7 @@ class Encoder:
             context = prompt.context.to(hidden.dtype).expand(len(hidden), -1, -1)
             hidden = torch.cat([hidden, context], 1)
         hidden = self.backbone.enter_vision(hidden)
-        hidden = self._run(self.backbone.vision_layers, hidden, prompt, start, None)
+        hidden = self._run(self.backbone.vision_layers, hidden, prompt, start, None)  # (B, 1, D)
         return F.normalize(self.backbone.finish_vision(hidden), dim=-1)
 
     def _chunks(self, rows: Sequence[Row], prompt: Prompt) -> list[Sequence[Row]]:
@@ -266,9 +263,14 @@ class Encoder:
         return embedded + self.backbone.text_positions(plan.positions.to(device))
 
     def _run(
-        self, layers: Iterable[Any], hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None
+        self, layers: nn.ModuleList, hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None
     ) -> Tensor:
-        """All layers, with deep tokens replaced from position ``start`` and key/value prompts added."""
+        """All layers, with deep tokens replaced from position ``start`` and key/value prompts added.
+
+        Returns:
+            Hidden states of what is read in the end: the last token of each of the pack's S suffixes
+            (B, S, D), or the class token (B, 1, D).
+        """
         standing = 0 if prompt.context is None else prompt.context.shape[-2]  # tokens that deep ones replace
         for index, layer in enumerate(layers):
             if 0 < index <= len(prompt.deep):
@@ -279,7 +281,12 @@ class Encoder:
                     pack = replace(pack, prefix=pack.prefix + tokens.shape[1] - standing)
                 standing = tokens.shape[1]
             keys_values = prompt.keys_values[index] if index < len(prompt.keys_values) else None
-            hidden = self.backbone.run_layer(layer, hidden, self._attention(layer, keys_values, pack))
+            attention = self._attention(layer, keys_values, pack)
+            if index < len(layers) - 1:
+                hidden = self.backbone.run_layer(layer, hidden, attention)
+            else:
+                read = torch.zeros(1, dtype=torch.long) if pack is None else pack.ends
+                hidden = self.backbone.run_last_layer(layer, hidden, attention, read.to(hidden.device))
         return hidden
 
     def _attention(self, layer: Any, prompt: KeyValue | None, pack: Pack | None) -> AttentionPrompt:

@@ -130,7 +130,7 @@ def roll_out(
     """Relevance (N,) of the image's tokens for the class token after the last layer.
 
     Args:
-        attentions, gradients: (h, T, c + T) of every layer.
+        attentions, gradients: (h, T, c + T) of every layer; of the last one (h, 1, c + T).
         tokens: N, the class token and the patches; prompt tokens stand after them.
         prompt: whose deep tokens take the place of others.
     """
@@ -141,7 +141,7 @@ def roll_out(
         if 0 < index <= len(deep):
             relevance = torch.cat([relevance[:tokens], relevance.new_zeros(len(deep[index - 1]), tokens)])
         weight = (gradient * probability).clamp(min=0).mean(0)  # (T, c + T)
-        relevance = relevance + weight[:, -len(relevance) :] @ relevance
+        relevance = relevance[: len(weight)] + weight[:, -len(relevance) :] @ relevance
     return relevance[0]
 
 
