@@ -8,6 +8,7 @@ from support import NAMES, learned, photos_and_labels, same_bits, write_clip, wr
 from vlprompt.classifier import PromptClassifier, hold_out
 from vlprompt.data import read_folder
 from vlprompt.data.dataset import Dataset, Item
+from vlprompt.encoder import Encoder
 from vlprompt.errors import UserError
 
 QUICK = {"epochs": 2, "batch_size": 4}
@@ -124,6 +125,21 @@ def test_equal_names_stay_two_classes(dataset):
     assert probabilities[0, 0] == pytest.approx(probabilities[0, 1], rel=1e-5)  # a product's last bits differ
     features = classifier.method_.class_features()
     assert torch.equal(features[0], features[1]) and not torch.equal(features[0], features[2])
+
+
+def test_what_enters_the_first_prompted_layer_is_kept(dataset, monkeypatch):
+    """A step runs the layers below the first prompt never again, and learns the same."""
+    settings = QUICK | {"text_lengths": (0, 0, 2, 2), "vision_lengths": (0, 0, 2, 2), "epochs": 3}
+    runs: list[int] = []
+    enter = Encoder.enter_layer
+    monkeypatch.setattr(Encoder, "enter_layer", lambda *a: (runs.append(len(a[1])), enter(*a))[1])
+    kept = PromptClassifier("dpl", settings=settings).fit_dataset(dataset)
+    assert sum(runs) == 1 + len(dataset.train)  # one to see how large it is
+    monkeypatch.setattr("vlprompt.inputs.KEPT_BYTES", 0)
+    again = PromptClassifier("dpl", settings=settings).fit_dataset(dataset)
+    assert sum(runs) == 2 + len(dataset.train) + 3 * 12  # three epochs of three batches of four
+    for name, tensor in learned(kept).items():
+        torch.testing.assert_close(tensor, learned(again)[name], rtol=1e-3, atol=1e-5)
 
 
 def test_no_images_give_no_predictions(dataset):

@@ -215,6 +215,40 @@ def test_deep_text_prompts_of_changing_length(both, names, lengths):
     compare(ours, theirs, inputs) if inputs else torch.testing.assert_close(ours, theirs, **TOLERANCE)
 
 
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_images_enter_where_the_prompts_begin(both, first):
+    encoder, model = both
+    prompts = [tokens(2 if layer >= first else 0, 48, seed=layer) for layer in range(4)]
+    prompt = Prompt(keys_values=[KeyValue(p) for p in prompts])
+    assert prompt.first == first
+    pixels = torch.randn(3, 3, 24, 24, dtype=torch.float64)
+    states = encoder.enter_layer(pixels, first)
+    assert not states.requires_grad
+    ours = encoder.encode_image(pixels, prompt, below={first: states}.__getitem__)
+    theirs = plain.image_features(model, pixels, candidates=[((p,), None) for p in prompts])
+    compare(ours, theirs, prompts[first:])
+
+
+def test_text_below_the_prompts_is_run_once(both):
+    encoder, model = both
+    prompt = Prompt(keys_values=[None, KeyValue(tokens(2, 32))])
+    rows = sentences(NAMES["different lengths"], 0)
+    runs: list[int] = []
+    hook = model.text_model.encoder.layers[0].register_forward_hook(lambda *_: runs.append(1))
+    features = [encoder.encode_text(rows, prompt) for _ in range(3)]
+    hook.remove()
+    assert len(runs) == 1 and features[0].requires_grad
+    torch.testing.assert_close(features[2], features[0], **TOLERANCE)
+
+
+def test_where_a_prompt_begins():
+    assert Prompt().empty and Prompt().first > 1000
+    assert Prompt(keys_values=[None, KeyValue(tokens(0, 4))]).empty
+    assert Prompt(tokens(1, 4), keys_values=[None, KeyValue(tokens(1, 4))]).first == 0
+    assert Prompt(deep=[tokens(0, 4), tokens(1, 4)]).first == 2
+    assert Prompt(deep=[tokens(0, 4), tokens(1, 4)], keys_values=[None, KeyValue(tokens(1, 4))]).first == 1
+
+
 def test_frozen_text_is_encoded_once(both):
     encoder, _ = both
     rows = sentences(NAMES["different lengths"], 0)

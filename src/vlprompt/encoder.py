@@ -10,7 +10,8 @@ Shapes: K sequences (classes), B images, n context length, D width of a branch, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -35,7 +36,7 @@ KEPT_PER_TOKEN = 11
 
 
 KEPT_TEXTS = 8
-"""Sets of frozen class features that an encoder keeps."""
+"""Sets of sequences whose class features, or hidden states below a prompt, an encoder keeps."""
 
 
 def free_memory(device: torch.device) -> int:
@@ -48,6 +49,10 @@ def free_memory(device: torch.device) -> int:
 def context_slot(index: int) -> int:
     """The entry of a :data:`Row` that stands for row ``index`` of the context."""
     return -1 - index
+
+
+NOWHERE = sys.maxsize
+"""The first layer of a prompt that reaches none."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,16 @@ class Prompt:
     @property
     def empty(self) -> bool:
         """Whether it adds nothing."""
-        keys_values = any(kv is not None and len(kv.tokens) for kv in self.keys_values)
-        return self.context is None and not self.deep and not keys_values
+        return self.context is None and not self.deep and self.first == NOWHERE
+
+    @property
+    def first(self) -> int:
+        """The first layer that it reaches: the hidden states that enter that layer do not depend on it."""
+        if self.context is not None:
+            return 0
+        deep = (index + 1 for index, tokens in enumerate(self.deep) if len(tokens))
+        inside = (index for index, kv in enumerate(self.keys_values) if kv is not None and len(kv.tokens))
+        return min((*deep, *inside), default=NOWHERE)
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ class Encoder:
     def __init__(self, backbone: Backbone, memory: int | None = None):
         self.backbone = backbone
         self.memory = memory
-        self._frozen_text: dict[Any, Tensor] = {}
+        self._kept: dict[Any, Tensor] = {}
 
     @property
     def logit_scale(self) -> Tensor:
@@ -183,7 +196,9 @@ class Encoder:
             (K, E), or (B, K, E) where the context is (B, M, D).
         """
         if prompt is None or prompt.empty:
-            return self._encode_frozen(rows, normalize)
+            return self._constant(
+                lambda: self._encode_pack(rows, Prompt(), normalize), tuple(rows), normalize
+            )
         chunks = self._chunks(rows, prompt)
         if len(chunks) == 1:
             return self._encode_pack(rows, prompt, normalize)
@@ -196,43 +211,65 @@ class Encoder:
         return torch.cat(done, -2)
 
     @torch.no_grad()
-    def _encode_frozen(self, rows: Sequence[Row], normalize: bool) -> Tensor:
-        """Class features without prompts: constants, so the latest ones are kept."""
-        key = (tuple(rows), normalize, torch.is_autocast_enabled(self.backbone.device.type))
-        if key not in self._frozen_text:
-            while len(self._frozen_text) >= KEPT_TEXTS:
-                self._frozen_text.pop(next(iter(self._frozen_text)))
-            self._frozen_text[key] = self._encode_pack(rows, Prompt(), normalize)
-        return self._frozen_text[key]
+    def _constant(self, make: Callable[[], Tensor], *key: Any) -> Tensor:
+        """What depends on nothing that is learned; the latest ones are kept."""
+        key = (*key, torch.is_autocast_enabled(self.backbone.device.type))
+        if key not in self._kept:
+            while len(self._kept) >= KEPT_TEXTS:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = make()
+        return self._kept[key]
 
     def _encode_pack(self, rows: Sequence[Row], prompt: Prompt, normalize: bool) -> Tensor:
         """Class features of sequences in one pack."""
-        plan = Plan.of(rows)
-        hidden = self._embed_plan(plan, prompt.context)  # (B or 1, T, D)
-        hidden = self._run(self.backbone.text_layers, hidden, prompt, 1, plan.pack)  # (B or 1, S, D)
+        plan, layers = Plan.of(rows), self.backbone.text_layers
+        first = prompt.first if prompt.first < len(layers) else 0
+
+        def below() -> Tensor:
+            """What enters the first layer that is prompted."""
+            return self._frozen(layers, self._embed_plan(plan, prompt.context), first, plan.pack)
+
+        hidden = self._constant(below, tuple(rows), first, "below") if first else below()  # (B or 1, T, D)
+        hidden = self._run(layers, hidden, prompt, 1, plan.pack, first)  # (B or 1, S, D)
         features = self.backbone.finish_text(hidden)[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
         features = F.normalize(features, dim=-1) if normalize else features
         return features if prompt.context is not None and prompt.context.ndim == 3 else features[0]
 
-    def encode_image(self, pixels: Tensor, prompt: Prompt | None = None) -> Tensor:
+    def encode_image(
+        self, pixels: Tensor, prompt: Prompt | None = None, below: Callable[[int], Tensor] | None = None
+    ) -> Tensor:
         """Image features.
 
         Args:
             pixels: (B, 3, H, W), normalised as the backbone wants it.
             prompt: tokens after the patch tokens, deep tokens and key/value prompts.
+            below: layer -> what :meth:`enter_layer` gives of the same pixels, where it is known; asked
+                only where the first layers are not prompted.
 
         Returns:
             (B, E), L2-normalised.
         """
-        prompt = prompt or Prompt()
-        hidden = self.backbone.embed_image(pixels)  # (B, 1 + patches, D)
-        start = hidden.shape[1]
-        if prompt.context is not None:
-            context = prompt.context.to(hidden.dtype).expand(len(hidden), -1, -1)
-            hidden = torch.cat([hidden, context], 1)
-        hidden = self.backbone.enter_vision(hidden)
-        hidden = self._run(self.backbone.vision_layers, hidden, prompt, start, None)  # (B, 1, D)
+        prompt, layers = prompt or Prompt(), self.backbone.vision_layers
+        first = min(prompt.first, len(layers) - 1)
+        if first:
+            hidden = self.enter_layer(pixels, first) if below is None else below(first)
+        else:
+            hidden = self.enter_layer(pixels, 0, prompt.context)  # (B, 1 + patches + n, D)
+        start = hidden.shape[1] - (0 if prompt.context is None else len(prompt.context))
+        hidden = self._run(layers, hidden, prompt, start, None, first)  # (B, 1, D)
         return F.normalize(self.backbone.finish_vision(hidden), dim=-1)
+
+    def enter_layer(self, pixels: Tensor, layer: int, context: Tensor | None = None) -> Tensor:
+        """Hidden states (B, 1 + patches + n, D) of images that enter a layer; no layer below it is prompted.
+
+        Args:
+            pixels: (B, 3, H, W).
+            context: (n, D), appended after the patch tokens.
+        """
+        hidden = self.backbone.embed_image(pixels)  # (B, 1 + patches, D)
+        if context is not None:
+            hidden = torch.cat([hidden, context.to(hidden.dtype).expand(len(hidden), -1, -1)], 1)
+        return self._frozen(self.backbone.vision_layers, self.backbone.enter_vision(hidden), layer, None)
 
     def _chunks(self, rows: Sequence[Row], prompt: Prompt) -> list[Sequence[Row]]:
         """Sequences in as few chunks as the memory allows; one where nothing is kept for a backward pass."""
@@ -263,16 +300,17 @@ class Encoder:
         return embedded + self.backbone.text_positions(plan.positions.to(device))
 
     def _run(
-        self, layers: nn.ModuleList, hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None
+        self, layers: nn.ModuleList, hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None, first: int
     ) -> Tensor:
-        """All layers, with deep tokens replaced from position ``start`` and key/value prompts added.
+        """The layers from ``first``, deep tokens replaced at position ``start``, key/value prompts added.
 
         Returns:
             Hidden states of what is read in the end: the last token of each of the pack's S suffixes
             (B, S, D), or the class token (B, 1, D).
         """
         standing = 0 if prompt.context is None else prompt.context.shape[-2]  # tokens that deep ones replace
-        for index, layer in enumerate(layers):
+        for index in range(first, len(layers)):
+            layer = layers[index]
             if 0 < index <= len(prompt.deep):
                 tokens = prompt.deep[index - 1].to(hidden.dtype).expand(len(hidden), -1, -1)
                 after = hidden[:, start + standing :]
@@ -287,6 +325,12 @@ class Encoder:
             else:
                 read = torch.zeros(1, dtype=torch.long) if pack is None else pack.ends
                 hidden = self.backbone.run_last_layer(layer, hidden, attention, read.to(hidden.device))
+        return hidden
+
+    def _frozen(self, layers: nn.ModuleList, hidden: Tensor, stop: int, pack: Pack | None) -> Tensor:
+        """The layers before ``stop``, without prompts."""
+        for index in range(stop):
+            hidden = self.backbone.run_layer(layers[index], hidden, AttentionPrompt(pack))
         return hidden
 
     def _attention(self, layer: Any, prompt: KeyValue | None, pack: Pack | None) -> AttentionPrompt:

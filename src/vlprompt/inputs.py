@@ -6,7 +6,7 @@ Shapes: N images of a split, b of a batch, V cached views, s image side, E joint
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import torch
@@ -25,7 +25,8 @@ Draw = Callable[[Tensor], Tensor]
 
 BATCH = 64
 KEPT_BYTES = 2 << 30
-"""Prepared pixels up to this size stay in memory; more are prepared again for every batch."""
+"""Prepared pixels, and hidden states below the prompts, up to this size stay in memory; more are computed
+again for every batch."""
 
 
 def make_split(
@@ -51,7 +52,9 @@ def make_split(
         features = cache(lambda: _features(encoder, draw, len(items), "images", show))
         if frozen:
             return Split(_lookup(features()[None]), labels)
-        return Split(draw, labels, lambda positions: features()[positions.to(encoder.backbone.device)])
+        device = encoder.backbone.device
+        below = hidden_states(encoder, draw, len(items), show)
+        return Split(draw, labels, lambda positions: features()[positions.to(device)], below)
     draw = augmented_pixels(encoder, sources, augment, show)
     if frozen and views:
         kept = [_features(encoder, draw, len(items), f"view {v + 1}", show) for v in range(views)]
@@ -76,6 +79,33 @@ def plain_pixels(
     kept = [draw(b).cpu() for b in track(batches, "images", len(batches), show)]
     pixels = torch.cat(kept) if kept else torch.empty(0)
     return lambda positions: pixels[positions].to(device)
+
+
+def hidden_states(
+    encoder: Encoder, draw: Draw, count: int, show: bool = False
+) -> Callable[[Tensor, int], Tensor]:
+    """Positions (b,) and a vision layer -> what enters it without prompts (b, T, D); kept for one layer."""
+    device = encoder.backbone.device
+
+    @torch.no_grad()
+    def enter(positions: Tensor, layer: int) -> Tensor:
+        return encoder.enter_layer(draw(positions), layer)
+
+    @lru_cache(maxsize=1)
+    def kept(layer: int) -> Tensor | None:
+        batches = _batches(count)
+        head = enter(torch.arange(1), layer)  # (1, T, D)
+        if head.nbytes * count > KEPT_BYTES:
+            return None
+        return torch.cat(
+            [enter(b, layer).cpu() for b in track(batches, f"layer {layer}", len(batches), show)]
+        )
+
+    def below(positions: Tensor, layer: int) -> Tensor:
+        states = kept(layer)
+        return enter(positions, layer) if states is None else states[positions].to(device)
+
+    return below
 
 
 def augmented_pixels(

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
@@ -62,19 +63,22 @@ class Split:
         images: positions (b,) -> pixels (b, 3, H, W) or frozen image features (b, E), on the device.
         labels: (N,).
         frozen: positions (b,) -> image features (b, E) without prompts, where the pixels do not change.
+        below: positions (b,) and a vision layer -> the hidden states (b, T, D) that enter it without
+            prompts, where the pixels do not change.
         made: where they come from and how they are prepared; a checkpoint must agree on it.
     """
 
     images: Callable[[Tensor], Tensor]
     labels: Tensor
     frozen: Callable[[Tensor], Tensor] | None = None
+    below: Callable[[Tensor, int], Tensor] | None = None
     made: str = ""
 
     def batch(self, positions: Tensor, device: torch.device) -> Batch:
         """The images and labels at some positions."""
-        frozen = self.frozen
-        constant = None if frozen is None else lambda: frozen(positions)
-        return Batch(self.images(positions), self.labels[positions].to(device), constant)
+        frozen = None if self.frozen is None else partial(self.frozen, positions)
+        below = None if self.below is None else partial(self.below, positions)
+        return Batch(self.images(positions), self.labels[positions].to(device), frozen, below)
 
 
 def learning_rates(base: float, epochs: int) -> list[float]:

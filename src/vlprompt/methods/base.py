@@ -59,12 +59,14 @@ class Batch(NamedTuple):
     """Images and their labels.
 
     ``images`` are pixels (B, 3, H, W) or, where no visual prompt is learned, image features (B, E);
-    ``frozen`` gives the image features (B, E) without prompts, where they are constants.
+    ``frozen`` gives the image features (B, E) without prompts, where they are constants, and ``below``
+    the hidden states that enter a vision layer below which nothing is prompted.
     """
 
     images: Tensor
     labels: Tensor
     frozen: Callable[[], Tensor] | None = None
+    below: Callable[[int], Tensor] | None = None
 
 
 class Outputs(NamedTuple):
@@ -176,7 +178,7 @@ class Method(nn.Module):
 
     def loss(self, batch: Batch) -> Losses:
         """What to minimise, and what it is made of."""
-        images, classes = self.image_features(batch.images), self.class_features()
+        images, classes = self.image_features(batch.images, batch.below), self.class_features()
         logits = self.logits(images, classes)  # (B, K)
         outputs = Outputs(batch, images, classes, logits)
         terms = {"ce": F.cross_entropy(logits, batch.labels)} | self.terms(outputs)
@@ -186,9 +188,9 @@ class Method(nn.Module):
         """(K, E), L2-normalised."""
         return self.encoder.encode_text(self.sequences, self.text_prompt())
 
-    def image_features(self, images: Tensor) -> Tensor:
-        """(B, E), L2-normalised; features given are features returned."""
-        return images if images.ndim == 2 else self.encoder.encode_image(images, self.vision_prompt())
+    def image_features(self, images: Tensor, below: Callable[[int], Tensor] | None = None) -> Tensor:
+        """(B, E), L2-normalised; features given are features returned. ``below`` as in :class:`Batch`."""
+        return images if images.ndim == 2 else self.encoder.encode_image(images, self.vision_prompt(), below)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of pixels (B, 3, H, W) or image features (B, E)."""
