@@ -33,7 +33,7 @@ from vlprompt.data.dataset import Dataset
 from vlprompt.encoder import Encoder
 from vlprompt.inputs import make_split
 from vlprompt.lengths import Lengths, random_lengths
-from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
+from vlprompt.methods.dpl import DPL, MENDED, PAPER, Settings, Supernet
 from vlprompt.train import Split, TrainOptions, fit
 
 LONGEST = 6
@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nested+warmup": PAPER | {"nested": True, "warmup": 0.5},
     "sampled": PAPER | {"nested": True, "sampled": True},
     "sampled+warmup": PAPER | {"nested": True, "sampled": True, "warmup": 0.5},
+    "mended": MENDED | {"warmup": 0.67},
 }
 """Changes to the defaults; a warm-up below 1 is a share of the search's epochs."""
 
@@ -63,7 +64,7 @@ class Study:
         self.test = make_split(self.encoder, self.dataset.test)
         self.layers = len(self.encoder.backbone.text_layers), len(self.encoder.backbone.vision_layers)
 
-    def train(self, lengths: Lengths, inherit: Supernet | None = None) -> dict[str, float]:
+    def train(self, lengths: Lengths) -> dict[str, float]:
         """Accuracy of one configuration trained alone."""
         torch.manual_seed(self.seed)
         settings = Settings(**self.base, text_lengths=lengths.text, vision_lengths=lengths.vision)

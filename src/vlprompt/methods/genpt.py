@@ -29,13 +29,13 @@ from vlprompt.methods.coop import CoOp
 class Added:
     """What the two views add to the settings of any prompts."""
 
-    mutual_information: float = 1.0
+    mutual_information: float = 0.3
     """weight of the mutual information between soft and hand-crafted class features; 0 leaves it out"""
     tau: float = 0.07
     """temperature of the mutual information"""
     learn_tau: bool = False
     """whether the temperature is learned"""
-    view_mix: float = 0.5
+    view_mix: float = 0.9
     """share of the soft view in the class features that predict; 1 is the soft prompts alone"""
     n_templates: int = 0
     """number of templates in the hand-crafted view; 0 takes all"""
