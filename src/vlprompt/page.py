@@ -58,13 +58,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
     top = "".join(f'<th scope="col">{_cell(cell)}</th>' for cell in head)
     body = "".join(
         f'<tr><th scope="row">{_cell(row[0])}</th>'
-        + "".join(f"<td>{_cell(cell)}</td>" for cell in row[1:])
+        + "".join(f"<td{_prose(cell)}>{_cell(cell)}</td>" for cell in row[1:])
         + "</tr>\n"
         for row in rows
     )
     caption = f"<caption>{escape(caption)}</caption>" if caption else ""
     dense = ' class="dense"' if len(head) > 8 else ""
     return _wide(f"<table{dense}>{caption}<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody></table>")
+
+
+def _prose(cell: str) -> str:
+    """The class of a cell that is read as text, not compared as a number: it breaks, and starts at the left."""
+    return ' class="prose"' if not isinstance(cell, Html) and len(cell) > 40 else ""
 
 
 def details(summary: str, inside: str) -> str:
@@ -117,6 +122,7 @@ caption { padding-bottom: .5rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; }
+td.prose { text-align: left; white-space: normal; min-width: 20rem; }
 thead th { background: var(--tint); font-weight: 600; vertical-align: bottom; white-space: normal; }
 .dense, .blocks table { font-size: .8rem; }
 .dense th, .dense td, .blocks th, .blocks td { padding: .35rem .3rem; }
