@@ -68,7 +68,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
 
 
 def _prose(cell: str) -> str:
-    """The class of a cell that is read as text, not compared as a number: it breaks, and starts at the left."""
+    """The class of a cell that is read as text and not compared as a number: it may break."""
     return ' class="prose"' if not isinstance(cell, Html) and len(cell) > 40 else ""
 
 
