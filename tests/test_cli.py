@@ -101,7 +101,22 @@ def test_fit_shows_a_table_or_one_json_object(photos, tmp_path, capsys):
 def test_all_flags_reach_the_training(photos, tmp_path, capsys):
     lengths = tmp_path / "lengths.json"
     lengths.write_text('{"text": [1, 0, 2, 0], "vision": [0, 3, 0, 1]}')
-    words = ["--lengths", lengths, "--epochs", 1, "--batch-size", 3, "--lr", 0.01, "--seed", 5, "--shots", 2]
+    words = [
+        "--method",
+        "dpl",
+        "--lengths",
+        lengths,
+        "--epochs",
+        1,
+        "--batch-size",
+        3,
+        "--lr",
+        0.01,
+        "--seed",
+        5,
+        "--shots",
+        2,
+    ]
     words += [
         "--augment",
         "crop",

@@ -69,7 +69,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        method: str = "dpl",
+        method: str = "coop",
         model: str = "toy",
         settings: dict[str, Any] | None = None,
         preset: str = "",

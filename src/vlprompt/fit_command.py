@@ -36,7 +36,7 @@ class FitOptions:
     name, or hub:OWNER/NAME"""
     out: Path
     """folder of the tuned classifier; a cut-off run goes on where it was"""
-    method: str = "dpl"
+    method: str = "coop"
     """method by name ('vlprompt methods' lists them) or your own file my_method.py"""
     model: str = "toy"
     """frozen backbone: 'toy', a local folder, or a hub id such as openai/clip-vit-base-patch16"""
