@@ -96,7 +96,7 @@ class Settings(Added, coop.Settings):
     """context length where ctx_init is empty"""
     augmentation: bool = True
     """class-wise visual augmentation: each class's images shift its context"""
-    text_share: float = 0.5
+    text_share: float = 0.8
     """part of the classes that in training are shifted from their text, as classes without images are"""
 
 
