@@ -111,7 +111,7 @@ def test_all_processes_stop_where_one_has_a_loss_that_is_no_number(both):
 
 
 def test_the_command_writes_one_classifier(tmp_path):
-    settings = ["--search-epochs", 1, "--epochs", 1, "--batch-size", 32]
+    settings = ["--method", "dpl", "--search-epochs", 1, "--epochs", 1, "--batch-size", 32]
     printed = launch(
         "-m", "vlprompt", "fit", "toy:colours", "--out", tmp_path / "tuned", *settings, "--shots", 2
     )
