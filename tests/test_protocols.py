@@ -143,6 +143,20 @@ def test_the_key_is_of_what_decides_the_numbers(folders):
         assert dataclasses.replace(first, **other).key != first.key
 
 
+def test_a_changed_default_of_a_method_changes_the_key(folders, monkeypatch):
+    """Otherwise runs with the former default would count as done."""
+    kind = all_methods()["coop"]
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Later(kind.Settings):
+        epochs: int = 7
+
+    first = cell(folders, "few-shot", "coop")
+    before = first.key
+    monkeypatch.setattr(kind, "Settings", Later)
+    assert first.key != before
+
+
 def test_presets_follow_the_protocol():
     presets = all_methods()["promptsrc"].presets
     assert preset_of("few-shot", presets) == "few-shot"

@@ -224,7 +224,7 @@ def _cells(
     """Cells of one method in one protocol."""
     suite, kind = SUITES[choice.suite], get_method(method)
     preset = preset_of(protocol, kind.presets)
-    published = kind.preset(preset) if preset else {}
+    published = kind.preset(preset)
     datasets = (suite.source,) if protocol in FROM_SOURCE else tuple(dict.fromkeys(choice.datasets))
     for shots in sorted(set(choice.shots)) if protocol == "few-shot" else [max(choice.shots)]:
         basis = kind.settings_for(shots, **published)
@@ -277,7 +277,7 @@ def _command(cell: Cell, changes: Settings) -> str:
 def _refusal(cell: Cell, encoder: Encoder) -> str:
     """Why a method cannot classify into classes that it was not trained on; "" where it can."""
     kind = get_method(cell.method)
-    published = kind.preset(cell.preset) if cell.preset else {}
+    published = kind.preset(cell.preset)
     settings = kind.settings_for(cell.shots, **published | cell.settings)
     method = kind(encoder, ("cat", "dog"), settings)
     try:

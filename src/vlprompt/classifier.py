@@ -160,7 +160,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
     def _start(self, kind: type[Method], dataset: Dataset) -> None:
         """The untrained method for a data set's classes."""
         shots = len(dataset.train) // max(len(dataset.classnames), 1)
-        changes = (kind.preset(self.preset) if self.preset else {}) | (self.settings or {})
+        changes = kind.preset(self.preset) | (self.settings or {})
         known = {f.name for f in dataclasses.fields(kind.Settings)}
         for name in changes:
             if name not in known:

@@ -251,10 +251,10 @@ class Encoder:
         """
         prompt, layers = prompt or Prompt(), self.backbone.vision_layers
         first = min(prompt.first, len(layers) - 1)
-        if first:
-            hidden = self.enter_layer(pixels, first) if below is None else below(first)
+        if first and below is not None:
+            hidden = below(first)  # (B, T, D)
         else:
-            hidden = self.enter_layer(pixels, 0, prompt.context)  # (B, 1 + patches + n, D)
+            hidden = self.enter_layer(pixels, first, prompt.context)
         start = hidden.shape[1] - (0 if prompt.context is None else len(prompt.context))
         hidden = self._run(layers, hidden, prompt, start, None, first)  # (B, 1, D)
         return F.normalize(self.backbone.finish_vision(hidden), dim=-1)

@@ -119,7 +119,7 @@ def fit(argv: Sequence[str]) -> None:
 def search(argv: Sequence[str]) -> None:
     """Find the context length of every layer and write it as a file."""
     preset = _early(argv, "--preset", "")
-    published = DPL.Settings(**(DPL.preset(preset) if preset else {}))
+    published = DPL.Settings(**DPL.preset(preset))
     options, settings = _flags("search", search.__doc__ or "", SearchOptions, published, argv)
     result = run_search(options, settings, argv)
     if options.json:
@@ -130,7 +130,7 @@ def _parse(argv: Sequence[str]) -> tuple[FitOptions, Any]:
     """Options of ``fit``, and the settings of the method that they name."""
     kind = get_method(_early(argv, "--method", FitOptions.method))
     preset, shots = _early(argv, "--preset", ""), _early(argv, "--shots", str(FitOptions.shots))
-    changes = kind.preset(preset) if preset else {}
+    changes = kind.preset(preset)
     published = kind.settings_for(int(shots) if shots.isdigit() else None, **changes)
     about = f"{(fit.__doc__ or '').strip()} Settings below are those of {kind.title} ({kind.name})."
     return _flags("fit", about, FitOptions, published, argv)

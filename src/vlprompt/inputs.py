@@ -94,8 +94,8 @@ def hidden_states(
     @lru_cache(maxsize=1)
     def kept(layer: int) -> Tensor | None:
         batches = _batches(count)
-        head = enter(torch.arange(1), layer)  # (1, T, D)
-        if head.nbytes * count > KEPT_BYTES:
+        one = enter(torch.arange(1), layer)  # (1, T, D)
+        if one.nbytes * count > KEPT_BYTES:
             return None
         return torch.cat(
             [enter(b, layer).cpu() for b in track(batches, f"layer {layer}", len(batches), show)]

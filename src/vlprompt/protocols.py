@@ -30,7 +30,7 @@ from vlprompt.lengths import Lengths
 from vlprompt.methods import get_method
 from vlprompt.suites import SUITES, Settings, Suite
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised whenever the same cell gives other numbers than before, so that old records are not reused."""
 
 Protocol = Literal["few-shot", "base-to-new", "cross-dataset", "domain"]
@@ -72,16 +72,27 @@ class Cell:
     @property
     def run(self) -> dict[str, Any]:
         """What decides the numbers, as in the record."""
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(self) | {"published": self.published}
         for name in ("root", "command", *([] if self.own_method else ["own_method"])):
             del values[name]
         return values
 
     @property
+    def published(self) -> str:
+        """Digest of the settings that ``settings`` changes: a later version may have other defaults."""
+        kind = get_method(self.method)
+        return _digest(dataclasses.asdict(kind.settings_for(self.shots, **kind.preset(self.preset))))
+
+    @property
     def key(self) -> str:
         """16 hexadecimal digits that stand for ``run``."""
-        canonical = json.dumps(self.run, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return _digest(self.run)
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """16 hexadecimal digits of values that can be JSON."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def run_cell(cell: Cell) -> Record:
@@ -179,7 +190,7 @@ def _train_and_transfer(cell: Cell, own: str, targets: dict[str, str]) -> tuple[
 
 def _fit(cell: Cell, dataset: Dataset) -> PromptClassifier:
     kind = get_method(cell.method)
-    preset = kind.preset(cell.preset) if cell.preset else {}
+    preset = kind.preset(cell.preset)
     # All settings are named: some depend on the shots, and a class may have fewer images than those.
     settings = dataclasses.asdict(kind.settings_for(cell.shots, **preset | cell.settings))
     classifier = PromptClassifier(

@@ -261,11 +261,13 @@ class Method(nn.Module):
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
-        """Values of a named preset.
+        """Values of a named preset; "" is none and changes nothing.
 
         Raises:
             UserError: no such preset.
         """
+        if not name:
+            return {}
         if name not in cls.presets:
             there = ", ".join(cls.presets) or "none"
             raise UserError(f"method '{cls.name}' has no preset '{name}': there is {there}")

@@ -162,7 +162,7 @@ class Supernet(Method):
         All lengths are drawn alike: those that the alphas prefer would be trained, and so preferred, more.
         """
         with self.choose(self.longest if torch.rand(()) < 0.5 else self.draw()):
-            return self.loss(batch)
+            return self.loss(batch._replace(below=None))  # each draw may begin in another layer
 
     def weights(self, alphas: Tensor) -> Tensor:
         """softmax(alpha) (L, C+1); where sampled, one length a layer drawn from it.
