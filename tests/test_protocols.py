@@ -149,7 +149,7 @@ def test_a_changed_default_of_a_method_changes_the_key(folders, monkeypatch):
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Later(kind.Settings):
-        epochs: int = 7
+        n_ctx: int = 7
 
     first = cell(folders, "few-shot", "coop")
     before = first.key
