@@ -33,7 +33,7 @@ from vlprompt.data.dataset import Dataset
 from vlprompt.encoder import Encoder
 from vlprompt.inputs import make_split
 from vlprompt.lengths import Lengths, random_lengths
-from vlprompt.methods.dpl import DPL, MENDED, PAPER, Settings, Supernet
+from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
 from vlprompt.train import Split, TrainOptions, fit
 
 LONGEST = 6
@@ -45,9 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nested+warmup": PAPER | {"nested": True, "warmup": 0.5},
     "sampled": PAPER | {"nested": True, "sampled": True},
     "sampled+warmup": PAPER | {"nested": True, "sampled": True, "warmup": 0.5},
-    "mended": MENDED | {"warmup": 0.67},
 }
-"""Changes to the defaults; a warm-up below 1 is a share of the search's epochs."""
+"""Changes to the defaults."""
 
 
 class Study:
@@ -81,8 +80,6 @@ class Study:
         torch.manual_seed(self.seed)
         values = self.base | changes
         epochs = values.get("search_epochs", 80)
-        if 0 < values.get("warmup", 0) < 1:
-            values["warmup"] = round(values["warmup"] * epochs)
         settings = Settings(**values | {"epochs": epochs})
         supernet = Supernet(self.encoder, self.dataset.classnames, settings, self.dataset.templates)
         start = time.perf_counter()

@@ -30,7 +30,7 @@ from vlprompt.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch, Method, distillation, fill
-from vlprompt.methods.dpl import Supernet
+from vlprompt.methods.dpl import PAPER, Supernet
 from vlprompt.train import learning_rates
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
@@ -322,9 +322,8 @@ def supernet(case: Case, prefix: str) -> Method:
     """A supernet with the case's prompts and alphas; a layer's candidates lie side by side in ours."""
     before = prefix.removeprefix("param.")
     alphas = {b: case.tensors.pop(f"{before}alpha_{b}") for b in ("text", "image")}
-    method = case.make(
-        Supernet, text_max=alphas["text"].shape[1] - 1, vision_max=alphas["image"].shape[1] - 1
-    )
+    longest = {"text_max": alphas["text"].shape[1] - 1, "vision_max": alphas["image"].shape[1] - 1}
+    method = case.make(Supernet, **PAPER | longest)
     method.text_alphas.data.copy_(alphas["text"])
     method.vision_alphas.data.copy_(alphas["image"])
     join_candidates(case, prefix)

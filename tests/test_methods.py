@@ -222,7 +222,8 @@ def test_settings_that_make_no_sense_are_refused():
     for name, value in wrong.items():
         with pytest.raises(UserError, match=name):
             get_method("coop").Settings(**{name: value})
-    for name, value in {"text_max": -1, "vision_lengths": (1, -1), "distill": float("inf")}.items():
+    wrong = {"text_max": -1, "vision_lengths": (1, -1), "distill": float("inf"), "share": 2}
+    for name, value in wrong.items():
         with pytest.raises(UserError, match=name):
             get_method("dpl").Settings(**{name: value})
 

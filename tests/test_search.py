@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from vlprompt import backbone, data
+from vlprompt.attention import AttentionPrompt
 from vlprompt.classifier import PromptClassifier
-from vlprompt.encoder import Encoder
+from vlprompt.encoder import Encoder, Plan
 from vlprompt.errors import UserError
 from vlprompt.lengths import Lengths, agreed, longest_within, random_lengths, within_budget
 from vlprompt.methods import get_method
@@ -43,6 +44,7 @@ def batch(encoder) -> Batch:
 def test_the_paper_s_preset_is_the_search_as_published():
     settings = Settings(**PAPER)
     assert not (settings.warmup or settings.nested or settings.sampled or settings.patience)
+    assert settings.share == 1 and not settings.budget and not settings.inherit and not settings.ctx_init
     assert (settings.search_epochs, settings.epochs, settings.batch_size, settings.lr) == (80, 40, 4, 0.0035)
 
 
@@ -54,6 +56,30 @@ def test_a_nested_candidate_is_the_beginning_of_the_longest_prompt(encoder):
     pieces = mixture.tokens.split(mixture.lengths)
     for length, piece in enumerate(pieces, 1):
         torch.testing.assert_close(piece, supernet.tokens("text", 1, length))
+
+
+def test_text_prompts_start_from_a_layer_s_own_hidden_states(encoder):
+    """Keys and values made of them change the frozen features less than random ones do."""
+    states = encoder.word_states("a photo of a")
+    lengths = {"text_lengths": (6,) * len(states), "vision_lengths": (0,) * 4}
+    words, random_ones = make(encoder, DPL, **lengths), make(encoder, DPL, **lengths, ctx_init="")
+    frozen = encoder.encode_text(words.rows(NAMES))  # (K, E)
+    near, far = ((m.class_features() * frozen).sum(-1).mean() for m in (words, random_ones))
+    assert far < near < 1
+    nested = make(encoder, text_max=6)
+    for prompt, supernet in zip(words.text_prompts, nested.text_prompts, strict=True):
+        assert prompt.shape == supernet.shape and (prompt - supernet).abs().max() < 0.2
+
+
+def test_hidden_states_of_words_are_those_of_their_sentence(encoder):
+    """What enters a layer is what the layers before it make of the words, behind the start token."""
+    states = encoder.word_states("a photo of a")
+    layers, ids = encoder.backbone.text_layers, encoder.tokenize(["a photo of a"])[0]
+    hidden = encoder.embed(ids)[None] + encoder.backbone.text_positions(torch.arange(len(ids)))
+    for layer, ours in zip(layers, states, strict=True):
+        torch.testing.assert_close(ours, hidden[0, 1:-1])
+        plan = Plan.of([ids])
+        hidden = encoder.backbone.run_layer(layer, hidden, AttentionPrompt(plan.pack))
 
 
 def test_candidates_that_are_not_nested_share_no_token(encoder):
@@ -81,7 +107,7 @@ def test_chosen_lengths_are_the_derived_network_with_the_supernet_s_prompts(enco
 
 
 def test_the_alphas_wait_during_the_warm_up(digits):
-    settings = {"search_epochs": 3, "epochs": 0, "warmup": 2, "batch_size": 10}
+    settings = {"search_epochs": 3, "epochs": 0, "warmup": 0.6, "batch_size": 10}
     history = PromptClassifier("dpl", settings=settings).fit_dataset(digits).history_
     first, second, third = [torch.tensor(r["alphas"]["text"]) for r in history]
     torch.testing.assert_close(first, second, rtol=0, atol=0)
@@ -90,14 +116,16 @@ def test_the_alphas_wait_during_the_warm_up(digits):
 
 
 def test_the_search_ends_when_the_lengths_are_stable(digits):
-    settings = {"search_epochs": 30, "epochs": 0, "alpha_lr": 0.0, "batch_size": 20, "patience": 3}
+    settings = PAPER | {
+        "search_epochs": 30, "epochs": 0, "alpha_lr": 0.0, "batch_size": 20, "patience": 3
+    }  # fmt: skip
     history = PromptClassifier("dpl", settings=settings).fit_dataset(digits).history_
     assert len(history) == 4  # the alphas never move: seen once, then the same three times
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_one_stage_keeps_the_supernet_s_prompts(digits, nested):
-    settings = {"search_epochs": 1, "epochs": 0, "inherit": True, "nested": nested, "batch_size": 10}
+    settings = PAPER | {"search_epochs": 1, "epochs": 0, "inherit": True, "nested": nested, "batch_size": 10}
     classifier = PromptClassifier("dpl", settings=settings).fit_dataset(digits)
     again = PromptClassifier("dpl", settings=settings | {"inherit": False}).fit_dataset(digits)
     kept, fresh = classifier.method_, again.method_

@@ -54,7 +54,7 @@ def test_the_schedule_is_what_the_optimizer_gets():
 def test_alphas_keep_their_learning_rate_while_prompts_warm_up():
     """Adam's first step is as long as its learning rate, whatever the gradient."""
     dpl = get_method("dpl")
-    settings = dpl.Settings(epochs=1, search_epochs=1, batch_size=9)
+    settings = dpl.Settings(**dpl.preset("paper"), epochs=1, search_epochs=1, batch_size=9)
     supernet = dpl(random_encoder(torch.float32), NAMES, settings).first_stage()
     before = {k: v.clone() for k, v in supernet.named_parameters()}
     splits = {"train": random_split(), "val": random_split(seed=1)}

@@ -18,17 +18,17 @@ from rich.table import Table
 from vlprompt import artifact, data
 from vlprompt.classifier import PromptClassifier
 from vlprompt.lengths import Lengths
-from vlprompt.methods.dpl import MENDED
 from vlprompt.protocols import one_thread
 from vlprompt.report import Run, write_report
 from vlprompt.search import lengths_table
 
 DATA = "toy:digits"
-QUICK = {"optimizer": "adamw", "lr": 0.01, "search_epochs": 24, "warmup": 18, "alpha_lr": 0.03, "epochs": 60}
+QUICK = {"optimizer": "adamw", "lr": 0.01, "epochs": 60}
+SEARCH = {"search_epochs": 24, "warmup": 0.75, "alpha_lr": 0.03, "text_max": 12, "vision_max": 12}
 METHODS: dict[str, dict[str, Any]] = {
     "zeroshot": {},
     "coop": {},
-    "dpl": MENDED | QUICK | {"text_max": 12, "vision_max": 12},
+    "dpl": QUICK | SEARCH,
 }
 """Methods in the demo and what it changes in their settings, to stay within five minutes on two cores; the
 last takes longest."""

@@ -182,6 +182,15 @@ class Encoder:
             torch.tensor(list(ids), dtype=torch.long, device=self.backbone.device)
         )
 
+    @torch.no_grad()
+    def word_states(self, words: str) -> list[Tensor]:
+        """Hidden states (n, D) of n word tokens as they enter each text layer, e.g. to initialise prompts."""
+        plan, layers = Plan.of(self.tokenize([words])), self.backbone.text_layers
+        embedded = self._embed_plan(plan, None)  # (1, n + 2, D)
+        return [
+            self._frozen(layers, embedded, stop, plan.pack)[0, 1:-1].float() for stop in range(len(layers))
+        ]
+
     def encode_text(
         self, rows: Sequence[Row], prompt: Prompt | None = None, normalize: bool = True
     ) -> Tensor:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlprompt.inputs import Augment
-from vlprompt.methods.dpl import MENDED
 from vlprompt.toy.tasks import SHIFTS, TASKS
 
 Settings = dict[str, Any]
@@ -53,9 +52,7 @@ _FEATURES: Settings = {"optimizer": "adamw", "lr": 0.005, "epochs": 40}
 """Text context only: image features are constants, a step is cheap."""
 _PIXELS: Settings = {"optimizer": "adamw", "lr": 0.01, "batch_size": 4, "epochs": 15}
 """Visual prompts: every step runs the image branch."""
-_SEARCH: Settings = MENDED | {
-    "search_epochs": 6, "warmup": 4, "alpha_lr": 0.05, "text_max": 12, "vision_max": 12
-}  # fmt: skip
+_SEARCH: Settings = {"search_epochs": 6, "alpha_lr": 0.05, "text_max": 12, "vision_max": 12}
 _TOY: dict[str, Settings] = {
     "coop": _FEATURES,
     "kgcoop": _FEATURES | {"batch_size": 32},
@@ -75,7 +72,7 @@ _LARGE: dict[str, Settings] = {n: {"epochs": 10} for n in ("coop", "kgcoop", "pr
     "ivlp": _LARGE_PIXELS,
     "maple": _LARGE_PIXELS,
     "promptsrc": _LARGE_PIXELS | {"gpa_mean": 4.0, "gpa_std": 1.0},
-    "dpl": _LARGE_PIXELS | {"search_epochs": 2, "warmup": 1},
+    "dpl": _LARGE_PIXELS | {"search_epochs": 2},
 }
 """Tasks with more than a thousand training images, 64 and 80 classes."""
 TOY_SETTINGS = _TOY | {

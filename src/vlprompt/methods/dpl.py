@@ -4,8 +4,9 @@ Search stage: a supernet mixes, in each layer of both branches, prompts of 0 ...
 weights softmax(alpha); alphas learn on validation images, prompts on training images, in turn.
 Train stage: fresh prompts with the lengths of the largest alphas.
 
-The settings ``warmup``, ``nested``, ``sampled``, ``share``, ``inherit`` and ``budget`` are this project's
-and mend the search; the preset ``paper`` is without them.
+The published search hardly ranks configurations (docs/methods.md has the measurements). The defaults of
+``warmup``, ``nested``, ``sampled``, ``share``, ``patience`` and ``ctx_init`` are this project's and mend it;
+the preset ``paper`` is the search and the train stage as published.
 
 Shapes: L layers, C longest context, D width of a branch, B images, K classes.
 """
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlprompt.encoder import KeyValue, Prompt, Row, context_slot
+from vlprompt.encoder import Encoder, KeyValue, Prompt, Row, context_slot
 from vlprompt.errors import UserError
 from vlprompt.lengths import Lengths, check_lengths, first_alphas
 from vlprompt.methods import base
@@ -58,16 +59,16 @@ class Settings(base.Settings):
     """longest context that a text layer may get"""
     vision_max: int = 6
     """longest context that a vision layer may get"""
-    warmup: int = 0
-    """epochs of the search in which the prompts learn and the alphas wait"""
-    nested: bool = False
+    warmup: float = 2 / 3
+    """share of the search's epochs in which the prompts learn and the alphas wait"""
+    nested: bool = True
     """a context of length c is the beginning of the longest one, so that all lengths learn together"""
-    sampled: bool = False
+    sampled: bool = True
     """prompts and alphas learn with one length a layer instead of in the mixture: prompts with the longest
     everywhere or, in half of the steps, with any; alphas with lengths drawn from softmax(alpha)"""
-    patience: int = 0
+    patience: int = 10
     """end the search when the lengths have been the same for so many epochs; 0 is never"""
-    share: float = 1.0
+    share: float = 0.25
     """take the longest context whose weight is at least this share of its layer's largest: below 1, a
     shorter one must be clearly better; 1 is the argmax, as published"""
     budget: int = 0
@@ -82,18 +83,27 @@ class Settings(base.Settings):
     """context length of every text layer; given with vision_lengths, nothing is searched"""
     vision_lengths: tuple[int, ...] = ()
     """context length of every vision layer"""
+    ctx_init: str = "a photo of a"
+    """words whose hidden states in each layer start its text prompt, over and over; empty for random
+    tokens, as published"""
     text: Literal["default", "custom", "ensemble"] = "default"
     """the frozen words: "a photo of a {}.", the data set's template, or the mean of embedded templates"""
     distill: float = 0.0
     """weight of KL(zero-shot CLIP || student) over the logits in the train stage"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("warmup", "share"):
+            if getattr(self, name) > 1:
+                raise UserError(f"{name} {getattr(self, name):g}: give a share from 0 to 1")
 
+
+WORDS_SIZE = 0.05
+"""Root mean square of the hidden states that text prompts start from, beside noise of 0.02."""
 PAPER = {
-    "warmup": 0, "nested": False, "sampled": False, "patience": 0, "share": 1.0, "budget": 0, "inherit": False
+    "warmup": 0.0, "nested": False, "sampled": False, "patience": 0, "share": 1.0, "ctx_init": ""
 }  # fmt: skip
-"""The search as published, whatever the defaults."""
-MENDED = {"nested": True, "sampled": True, "share": 0.25}
-"""The search with this project's changes; give ``warmup`` most of ``search_epochs`` as well."""
+"""The search and the train stage as published, whatever the defaults."""
 
 
 class Supernet(Method):
@@ -107,10 +117,12 @@ class Supernet(Method):
         if not s.text_max and not s.vision_max:
             raise UserError("text_max 0 and vision_max 0: there is nothing to search, raise one of them")
         self.text_prompts = nn.ParameterList(
-            random_tokens(s.text_max, backbone.text_width, self.encoder)
+            text_tokens(self.encoder, s.ctx_init, [s.text_max] * len(backbone.text_layers))
             if s.nested
-            else nn.Parameter(torch.rand(_tokens(s.text_max), backbone.text_width).to(backbone.device))
-            for _ in backbone.text_layers
+            else (
+                nn.Parameter(torch.rand(_tokens(s.text_max), backbone.text_width).to(backbone.device))
+                for _ in backbone.text_layers
+            )
         )
         self.vision_prompts = nn.ParameterList(
             random_tokens(s.vision_max, backbone.vision_width, self.encoder)
@@ -152,7 +164,7 @@ class Supernet(Method):
         adam = torch.optim.Adam(alphas, s.alpha_lr, betas=(0.5, 0.999))
         prompts = [*self.text_prompts, *self.vision_prompts]
         return [
-            Objective(self.loss, adam, split="val", scheduled=False, start=s.warmup),
+            Objective(self.loss, adam, split="val", scheduled=False, start=self.waiting),
             Objective(self.sampled_loss if s.sampled else self.loss, self.optimizer(prompts)),
         ]
 
@@ -173,6 +185,12 @@ class Supernet(Method):
         if self.settings.sampled:
             return F.gumbel_softmax(alphas, hard=True)
         return alphas.softmax(-1)
+
+    @property
+    def waiting(self) -> int:
+        """Epochs in which the alphas wait; at least one is left for them."""
+        s = self.settings
+        return min(round(s.warmup * s.epochs), max(s.epochs - 1, 0))
 
     @property
     def longest(self) -> Lengths:
@@ -211,7 +229,7 @@ class Supernet(Method):
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Count for how many epochs the lengths have been the same."""
         now = torch.tensor([*self.lengths.text, *self.lengths.vision])
-        same = torch.equal(now, self.found.cpu()) and epoch > self.settings.warmup
+        same = torch.equal(now, self.found.cpu()) and epoch > self.waiting
         self.stable.fill_(int(self.stable) + 1 if same else 0)
         self.found.copy_(now)
 
@@ -257,7 +275,7 @@ class DPL(Method):
     year = 2025
     learns = "context length and key/value prompts of every layer, text and vision"
     Settings = Settings
-    presets = {"paper": PAPER, "mended": MENDED, "one-stage": {"inherit": True, "epochs": 0}}  # noqa: RUF012
+    presets = {"paper": PAPER, "one-stage": {"inherit": True, "epochs": 0}}  # noqa: RUF012
     frozen_context: Tensor | None = None
 
     def build(self) -> None:
@@ -267,9 +285,7 @@ class DPL(Method):
         if self.lengths.text or self.lengths.vision:
             check_lengths(s.text_lengths, len(backbone.text_layers), "text")
             check_lengths(s.vision_lengths, len(backbone.vision_layers), "vision")
-        self.text_prompts = nn.ParameterList(
-            random_tokens(n, backbone.text_width, self.encoder) for n in s.text_lengths
-        )
+        self.text_prompts = nn.ParameterList(text_tokens(self.encoder, s.ctx_init, s.text_lengths))
         self.vision_prompts = nn.ParameterList(
             random_tokens(n, backbone.vision_width, self.encoder) for n in s.vision_lengths
         )
@@ -347,6 +363,22 @@ class DPL(Method):
             rows.append(sequences[0][:1] + slots + sequences[0][-1:])
             offset += longest - 2
         return rows, torch.cat(contexts)
+
+
+def text_tokens(encoder: Encoder, words: str, lengths: Sequence[int]) -> list[nn.Parameter]:
+    """Text prompts (n, D) of every layer: N(0, 0.02^2), around the words' hidden states there if any.
+
+    Keys and values made of random tokens hurt the frozen text branch, the more the more there are: with
+    12 a layer the toy backbone loses half of its zero-shot accuracy before the first step. A layer's own
+    hidden states leave it nearly as it is. The norm in front of keys and values forgets their size; they
+    are made small, so that a learning rate turns them as fast as random tokens.
+    """
+    prompts = [random_tokens(n, encoder.backbone.text_width, encoder) for n in lengths]
+    if words and prompts:
+        for prompt, states in zip(prompts, encoder.word_states(words), strict=True):
+            directions = states / states.square().mean(-1, keepdim=True).sqrt()  # (words, D)
+            prompt.data += WORDS_SIZE * directions[torch.arange(len(prompt)) % len(directions)]
+    return prompts
 
 
 def _tokens(longest: int) -> int:
