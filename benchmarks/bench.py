@@ -34,7 +34,7 @@ from vlprompt.backbone import Backbone
 from vlprompt.encoder import Encoder, KeyValue, Plan, Row
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch, Method, template_features
-from vlprompt.methods.dpl import Supernet
+from vlprompt.methods.dpl import PAPER, Supernet
 
 START, END = 49406, 49407
 PLAIN_CHUNK = 100
@@ -273,7 +273,7 @@ def deep_row(encoder: Encoder, name: str, k: int, device: str) -> Step:
 def dpl_row(encoder: Encoder, stage: str, k: int, device: str) -> Step:
     """DPL's search (candidates 0 to 6 in every layer) and train stage (length 3 everywhere), batch 4."""
     if stage == "search":
-        method: Method = Supernet(encoder, classnames(k))
+        method: Method = Supernet(encoder, classnames(k), Supernet.Settings(**PAPER))
         prompts = 21
     else:
         kind = get_method("dpl")

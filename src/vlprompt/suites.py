@@ -52,7 +52,10 @@ _FEATURES: Settings = {"optimizer": "adamw", "lr": 0.005, "epochs": 40}
 """Text context only: image features are constants, a step is cheap."""
 _PIXELS: Settings = {"optimizer": "adamw", "lr": 0.01, "batch_size": 4, "epochs": 15}
 """Visual prompts: every step runs the image branch."""
-_SEARCH: Settings = {"search_epochs": 6, "alpha_lr": 0.05, "text_max": 12, "vision_max": 12}
+_SEARCH: Settings = {
+    "search_epochs": 6, "alpha_lr": 0.05, "text_max": 12, "vision_max": 12, "inherit": True
+}  # fmt: skip
+"""So short a train stage goes on from the supernet's prompts."""
 _TOY: dict[str, Settings] = {
     "coop": _FEATURES,
     "kgcoop": _FEATURES | {"batch_size": 32},
