@@ -11,7 +11,8 @@ variant of the search is then run and asked for its judgement:
 * found: test accuracy of the found lengths trained alone; random: mean over configurations drawn with
   the same number of tokens; best, mean: over the 30 configurations.
 
-The test accuracy is what tau is measured against; nothing is chosen by it.
+The test accuracy is what tau is measured against; nothing is chosen by it. With --held-out, the images that
+the few-shot sample leaves take the place of the test images: variants are chosen there.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import kendalltau
+from tune import sample
 
 from vlprompt import backbone, data
 from vlprompt.data.dataset import Dataset
@@ -52,9 +54,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Study:
     """One task and seed: its images on a frozen backbone."""
 
-    def __init__(self, task: str, seed: int, base: dict[str, Any]):
+    def __init__(self, task: str, seed: int, base: dict[str, Any], held_out: bool):
         self.task, self.seed, self.base = task, seed, base
-        self.dataset: Dataset = data.few_shot(data.load(f"toy:{task}"), 16, seed)
+        drawn = sample(task, seed) if held_out else data.few_shot(data.load(f"toy:{task}"), 16, seed)
+        self.dataset: Dataset = drawn
         self.encoder = Encoder(backbone.load("toy"))
         self.splits = {
             "train": make_split(self.encoder, self.dataset.train),
@@ -108,19 +111,26 @@ def log_probability(supernet: Supernet, lengths: Lengths) -> float:
 
 
 def study(
-    task: str, seed: int, variants: Sequence[str], configs: int, base: dict[str, Any], file: Path
+    task: str,
+    seed: int,
+    variants: Sequence[str],
+    configs: int,
+    base: dict[str, Any],
+    held_out: bool,
+    file: Path,
 ) -> None:
     """Append what is missing for one task and seed."""
     records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    mine = [r for r in records if r["task"] == task and r["seed"] == seed and r["base"] == base]
+    what = {"task": task, "seed": seed, "base": base, "held_out": held_out}
+    mine = [r for r in records if what.items() <= r.items()]
 
     def append(record: dict[str, Any]) -> dict[str, Any]:
-        record = {"task": task, "seed": seed, "base": base} | record
+        record = what | record
         with file.open("a") as opened:
             opened.write(json.dumps(record) + "\n")
         return record
 
-    case = Study(task, seed, base)
+    case = Study(task, seed, base, held_out)
     rng = random.Random(1000 + seed)
     most = sum(case.layers) * LONGEST
     drawn = [random_lengths(rng, case.layers, LONGEST, rng.randint(0, most)) for _ in range(configs)]
@@ -170,11 +180,14 @@ def table(file: Path) -> str:
     found = [r for r in map(json.loads, file.read_text().splitlines()) if r["kind"] == "search"]
     columns = ("tau", "tau_alpha", "tau_tokens", "found", "random", "mean", "best", "confidence", "seconds")
     lines = ["| search | runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    each = []
     for variant in dict.fromkeys(r["variant"] for r in found):
         rows = [r for r in found if r["variant"] == variant]
         cells = [f"{np.mean([r[c] for r in rows]):.2f}" for c in columns]
         lines.append(f"| {variant} | {len(rows)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        taus = ", ".join(f"{r['task']} {r['seed']}: {r['tau']:.2f}" for r in rows)
+        each.append(f"tau of {variant}: {taus}; {sum(r['tau'] >= 0.5 for r in rows)} at least 0.5")
+    return "\n".join([*lines, "", *each])
 
 
 def main() -> None:
@@ -186,6 +199,7 @@ def main() -> None:
     parser.add_argument("--configs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], help="settings of every training, e.g. epochs=40")
+    parser.add_argument("--held-out", action="store_true", help="never look at a test image")
     parser.add_argument("--out", type=Path, default=Path("out/search_study.jsonl"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -193,7 +207,8 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for task in arguments.tasks.split(","):
         for seed in map(int, arguments.seeds.split(",")):
-            study(task, seed, arguments.variants.split(","), arguments.configs, base, arguments.out)
+            variants = arguments.variants.split(",")
+            study(task, seed, variants, arguments.configs, base, arguments.held_out, arguments.out)
     print(table(arguments.out))
 
 

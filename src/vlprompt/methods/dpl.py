@@ -369,8 +369,8 @@ def text_tokens(encoder: Encoder, words: str, lengths: Sequence[int]) -> list[nn
     """Text prompts (n, D) of every layer: N(0, 0.02^2), around the words' hidden states there if any.
 
     Keys and values made of random tokens hurt the frozen text branch, the more the more there are: with
-    12 a layer the toy backbone loses half of its zero-shot accuracy before the first step. A layer's own
-    hidden states leave it nearly as it is. The norm in front of keys and values forgets their size; they
+    12 a layer the toy backbone loses up to half of its zero-shot accuracy before the first step. A layer's
+    own hidden states leave it nearly as it is. The norm in front of keys and values forgets their size; they
     are made small, so that a learning rate turns them as fast as random tokens.
     """
     prompts = [random_tokens(n, encoder.backbone.text_width, encoder) for n in lengths]
