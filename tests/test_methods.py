@@ -403,7 +403,7 @@ def test_alphas_see_every_validation_image_shuffled_and_prompts_none_of_them():
         return Split(lambda at: (drawn[name].extend(at.tolist()), split.images(at))[1], split.labels)
 
     kind = get_method("dpl")
-    settings = kind.Settings(epochs=1, search_epochs=2, batch_size=4, text_max=1, vision_max=1)
+    settings = kind.Settings(epochs=1, search_epochs=2, warmup=0, batch_size=4, text_max=1, vision_max=1)
     supernet = kind(random_encoder(torch.float32), NAMES, settings).first_stage()
     fit(
         supernet,
@@ -445,19 +445,19 @@ def test_text_and_vision_lengths_are_not_exchanged(tmp_path):
         assert [tuple(p.shape) for p in getattr(method, f"{branch}_prompts")] == [(n, width) for n in lengths]
 
 
+@pytest.mark.parametrize("preset", ["", "paper"])
 @pytest.mark.parametrize(("text", "vision"), [((3, 0, 1, 2), (0, 2, 2, 1)), ((0,) * 4, (3,) * 4)])
-def test_a_supernet_with_all_weight_on_one_candidate_is_the_derived_network(text, vision):
+def test_a_supernet_with_all_weight_on_one_candidate_is_the_derived_network(text, vision, preset):
     """In every layer; float64, the toy backbone."""
     encoder = toy_encoder(torch.float64)
     torch.manual_seed(3)
-    settings = DPL.Settings(text_max=3, vision_max=3)
+    settings = DPL.Settings(**DPL.preset(preset), text_max=3, vision_max=3)
     supernet = Supernet(encoder, NAMES, settings).double()
     derived = DPL(encoder, NAMES, replace(settings, text_lengths=text, vision_lengths=vision)).double()
     for branch, lengths in (("text", text), ("vision", vision)):
         getattr(supernet, f"{branch}_alphas").data = F.one_hot(torch.tensor(lengths), 4) * 1e4
-        candidates = zip(getattr(supernet, f"{branch}_prompts"), lengths, strict=True)
-        for ours, (prompts, n) in zip(getattr(derived, f"{branch}_prompts"), candidates, strict=True):
-            ours.data = prompts.data[n * (n - 1) // 2 : n * (n + 1) // 2]
+        for layer, (ours, n) in enumerate(zip(getattr(derived, f"{branch}_prompts"), lengths, strict=True)):
+            ours.data = supernet.tokens(branch, layer, n).data
     pixels = batch().images
     torch.testing.assert_close(supernet.class_features(), derived.class_features(), **FEATURES)
     torch.testing.assert_close(supernet.image_features(pixels), derived.image_features(pixels), **FEATURES)
@@ -467,8 +467,9 @@ def test_a_supernet_with_all_weight_on_one_candidate_is_the_derived_network(text
 
 
 def test_the_train_stage_starts_with_fresh_prompts(photos):
-    supernet = make("dpl", text_max=2, vision_max=2).first_stage()
-    method = make("dpl", supernet.encoder, text_max=2, vision_max=2)
+    settings = DPL.preset("paper") | {"text_max": 2, "vision_max": 2}
+    supernet = make("dpl", **settings).first_stage()
+    method = make("dpl", supernet.encoder, **settings)
     supernet.text_alphas.data[:, 2] = supernet.vision_alphas.data[:, 2] = 1
     method.inherit(supernet)
     fresh = torch.cat([p.flatten() for p in method.parameters()])

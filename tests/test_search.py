@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from tune import sample
 
 from vlprompt import backbone, data
 from vlprompt.attention import AttentionPrompt
@@ -252,3 +253,15 @@ def test_what_cannot_be_joined_is_said():
         get_method("cocoop+kgcoop")
     with pytest.raises(UserError, match="unknown method 'nothing'"):
         get_method("dpl+nothing")
+
+
+def test_settings_are_chosen_without_a_test_image():
+    """What benchmarks/tune.py measures on: images that neither training nor testing has."""
+    task = data.load("toy:shapes")
+    drawn = sample("shapes", 3)
+    few = data.few_shot(task, 16, 3)
+    held, trained = {id(i.image) for i in drawn.test}, {id(i.image) for i in (*drawn.train, *drawn.val)}
+    assert [i.image for i in drawn.train] == [i.image for i in few.train]
+    assert len(held) == len(task.train) + len(task.val) - len(drawn.train) - len(drawn.val) > 0
+    assert not held & trained
+    assert not {str(i.image) for i in drawn.test} & {str(i.image) for i in task.test}

@@ -68,7 +68,7 @@ class Settings(base.Settings):
     everywhere or, in half of the steps, with any; alphas with lengths drawn from softmax(alpha)"""
     patience: int = 10
     """end the search when the lengths have been the same for so many epochs; 0 is never"""
-    share: float = 0.1
+    share: float = 0.25
     """take the longest context whose weight is at least this share of its layer's largest: below 1, a
     shorter one must be clearly better; 1 is the argmax, as published"""
     budget: int = 0
