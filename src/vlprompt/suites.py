@@ -55,8 +55,8 @@ _PIXELS: Settings = {"optimizer": "adamw", "lr": 0.01, "batch_size": 4, "epochs"
 _SEARCH: Settings = {
     "search_epochs": 6, "alpha_lr": 0.05, "text_max": 12, "vision_max": 12, "share": 0.1, "inherit": True
 }  # fmt: skip
-"""So short a search says little, so the longest context is nearly always taken; so short a train stage goes on
-from the supernet's prompts."""
+"""So short a search says little, and nearly always the longest context is taken; so short a train stage goes
+on from the supernet's prompts."""
 _TOY: dict[str, Settings] = {
     "coop": _FEATURES,
     "kgcoop": _FEATURES | {"batch_size": 32},
