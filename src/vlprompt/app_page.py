@@ -250,7 +250,7 @@ def _build(first: Session, folder: Path) -> gr.Blocks:
 
 def _question() -> tuple[gr.Textbox, gr.Button, gr.Image]:
     """The classes and the picture."""
-    with gr.Column(scale=2):
+    with gr.Column(scale=2, min_width=240):
         gr.Markdown("### 1 · Classes")
         names = gr.Textbox(label="Class names, one a line", lines=4, max_lines=12, elem_id="names")
         use = gr.Button("Use these names", elem_id="use")
@@ -268,7 +268,7 @@ def _question() -> tuple[gr.Textbox, gr.Button, gr.Image]:
 
 def _view(title: str, name: str) -> tuple[gr.Label, gr.Image]:
     """A column with one classifier's bars and its heat map."""
-    with gr.Column(scale=2):
+    with gr.Column(scale=2, min_width=240):
         bars = gr.Label(label=title, num_top_classes=SHOWN, elem_id=name)
         heat = gr.Image(
             label="Where it saw the likeliest class",
