@@ -175,9 +175,10 @@ def study(
         print(json.dumps(append(record)), flush=True)
 
 
-def table(file: Path) -> str:
+def table(file: Path, base: dict[str, Any], held_out: bool) -> str:
     """Markdown: a row a variant, means over tasks and seeds."""
-    found = [r for r in map(json.loads, file.read_text().splitlines()) if r["kind"] == "search"]
+    wanted = {"kind": "search", "base": base, "held_out": held_out}.items()
+    found = [r for r in map(json.loads, file.read_text().splitlines()) if wanted <= r.items()]
     columns = ("tau", "tau_alpha", "tau_tokens", "found", "random", "mean", "best", "confidence", "seconds")
     lines = ["| search | runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     each = []
@@ -209,7 +210,7 @@ def main() -> None:
         for seed in map(int, arguments.seeds.split(",")):
             variants = arguments.variants.split(",")
             study(task, seed, variants, arguments.configs, base, arguments.held_out, arguments.out)
-    print(table(arguments.out))
+    print(table(arguments.out, base, arguments.held_out))
 
 
 if __name__ == "__main__":

@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
     records = []
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         jobs = [

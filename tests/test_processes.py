@@ -59,9 +59,20 @@ def train(method: str, spoilt: int | None = None) -> dict:
     return {"parameters": dict(fitted.named_parameters()), "losses": torch.tensor(losses[-2:]).double()}
 
 
+def search() -> dict:
+    """Alphas and prompts that a search with drawn lengths ends with."""
+    torch.manual_seed(3)
+    kind = get_method("dpl")
+    settings = kind.Settings(**METHODS["dpl"], warmup=0)
+    supernet = kind(Encoder(backbone.load("toy")), CLASSES, settings).first_stage()
+    before = supernet.text_alphas.detach().clone()
+    fit(supernet, {"train": split(1), "val": split(2)}, TrainOptions(seed=1, device="cpu"), show=False)
+    return dict(supernet.named_parameters()) | {"before": before}
+
+
 def main(out: Path) -> None:
     """What one of the processes does."""
-    done: dict = {method: train(method) for method in METHODS}
+    done: dict = {method: train(method) for method in METHODS} | {"search": search()}
     try:
         train("coop", spoilt=4)
     except UserError as error:
@@ -102,6 +113,13 @@ def test_two_processes_end_with_what_one_ends_with(both, method):
         torch.testing.assert_close(ours["losses"], alone["losses"], rtol=1e-10, atol=1e-10)
         for name, value in alone["parameters"].items():
             torch.testing.assert_close(ours["parameters"][name], value, rtol=1e-10, atol=1e-10)
+
+
+def test_all_processes_draw_the_same_lengths(both):
+    first, second = (together["search"] for together in both)
+    assert not torch.equal(first["before"], first["text_alphas"])
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 def test_all_processes_stop_where_one_has_a_loss_that_is_no_number(both):

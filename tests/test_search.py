@@ -176,6 +176,14 @@ def test_sampled_alphas_learn_on_single_paths(encoder):
     assert (supernet.text_alphas.grad != 0).all()
 
 
+def test_drawn_lengths_are_never_none_at_all(encoder):
+    """There would be nothing to learn, and no gradient."""
+    supernet = make(encoder, text_max=0, vision_max=1)
+    drawn = {supernet.draw() for _ in range(300)}
+    assert len(drawn) == 2 ** len(encoder.backbone.vision_layers) - 1
+    assert all(lengths.total for lengths in drawn)
+
+
 def test_a_search_starts_from_another_data_set_s_lengths(encoder):
     layers = len(encoder.backbone.text_layers)
     given = tuple(i % 7 for i in range(layers))

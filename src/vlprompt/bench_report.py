@@ -177,7 +177,7 @@ def _settings(results: Sequence[Result]) -> str:
     cells = [
         [*key, f"{min(n):,}" if min(n) == max(n) else f"{min(n):,} to {max(n):,}"] for key, n in rows.items()
     ]
-    head = ["method", "differs from the published settings in", "backbone", "learned parameters"]
+    head = ["method", "differs from the defaults in", "backbone", "learned parameters"]
     return section("Methods", table(head, cells))
 
 

@@ -186,10 +186,11 @@ class Encoder:
     def word_states(self, words: str) -> list[Tensor]:
         """Hidden states (n, D) of n word tokens as they enter each text layer, e.g. to initialise prompts."""
         plan, layers = Plan.of(self.tokenize([words])), self.backbone.text_layers
-        embedded = self._embed_plan(plan, None)  # (1, n + 2, D)
-        return [
-            self._frozen(layers, embedded, stop, plan.pack)[0, 1:-1].float() for stop in range(len(layers))
-        ]
+        hidden, states = self._embed_plan(plan, None), []  # (1, n + 2, D)
+        for layer in layers:
+            states.append(hidden[0, 1:-1].float())
+            hidden = self.backbone.run_layer(layer, hidden, AttentionPrompt(plan.pack))
+        return states
 
     def encode_text(
         self, rows: Sequence[Row], prompt: Prompt | None = None, normalize: bool = True

@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -229,7 +230,7 @@ class _Stage:
             share = len(mine) * world / len(positions)
         batch = self.splits[objective.split].batch(mine, self.method.encoder.backbone.device)
         optimizer.zero_grad()
-        with self.accelerator.autocast():
+        with self._drawn_alike(objective, epoch, step), self.accelerator.autocast():
             losses: Losses = objective.loss(batch)
         values = self._values(losses, share)
         if not math.isfinite(values["loss"]):
@@ -246,6 +247,19 @@ class _Stage:
             self.accelerator.clip_grad_norm_(objective.parameters, self.options.clip_grad)
         optimizer.step()
         return values
+
+    @contextmanager
+    def _drawn_alike(self, objective: Objective, epoch: int, step: int) -> Iterator[None]:
+        """In all processes a loss draws the same numbers: it is one loss, of a batch that is shared out."""
+        if self.accelerator.num_processes == 1:
+            yield
+            return
+        device = self.accelerator.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(
+                crc32(repr((self.options.seed, self.name, objective.split, epoch, step)).encode())
+            )
+            yield
 
     def _values(self, losses: Losses, share: float) -> dict[str, float]:
         """Losses of the whole batch: the same in every process, so that all stop where one would."""

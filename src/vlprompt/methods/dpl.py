@@ -2,7 +2,7 @@
 
 Search stage: a supernet mixes, in each layer of both branches, prompts of 0 ... C tokens with
 weights softmax(alpha); alphas learn on validation images, prompts on training images, in turn.
-Train stage: fresh prompts with the lengths of the largest alphas.
+Train stage: fresh prompts with the lengths that the alphas prefer.
 
 The published search hardly ranks configurations (docs/methods.md has the measurements). The defaults of
 ``warmup``, ``nested``, ``sampled``, ``share``, ``patience`` and ``ctx_init`` are this project's and mend it;
@@ -85,7 +85,7 @@ class Settings(base.Settings):
     """context length of every vision layer"""
     ctx_init: str = "a photo of a"
     """words whose hidden states in each layer start its text prompt, over and over; empty for random
-    tokens, as published"""
+    tokens, as published. In the search only where nested"""
     text: Literal["default", "custom", "ensemble"] = "default"
     """the frozen words: "a photo of a {}.", the data set's template, or the mean of embedded templates"""
     distill: float = 0.0
@@ -112,7 +112,7 @@ class Supernet(Method):
     Settings = Settings
 
     def build(self) -> None:
-        """Prompts U(0, 1) in text and N(0, 1) in vision, nested ones N(0, 0.02^2); alphas 1e-3 * N(0, 1)."""
+        """Prompts U(0, 1) in text and N(0, 1) in vision, nested ones as DPL's; alphas 1e-3 * N(0, 1)."""
         s, backbone = self.settings, self.encoder.backbone
         if not s.text_max and not s.vision_max:
             raise UserError("text_max 0 and vision_max 0: there is nothing to search, raise one of them")
@@ -199,12 +199,14 @@ class Supernet(Method):
         return Lengths((s.text_max,) * len(self.text_alphas), (s.vision_max,) * len(self.vision_alphas))
 
     def draw(self) -> Lengths:
-        """Any length a layer."""
-        text, vision = (
-            torch.randint(alphas.shape[1], (len(alphas),)).tolist()
-            for alphas in (self.text_alphas, self.vision_alphas)
-        )
-        return Lengths(tuple(text), tuple(vision))
+        """Any length a layer, but not none in all of them: nothing would learn."""
+        while True:
+            text, vision = (
+                torch.randint(alphas.shape[1], (len(alphas),)).tolist()
+                for alphas in (self.text_alphas, self.vision_alphas)
+            )
+            if any(text) or any(vision):
+                return Lengths(tuple(text), tuple(vision))
 
     @contextmanager
     def choose(self, lengths: Lengths) -> Iterator[None]:
@@ -267,7 +269,7 @@ class Supernet(Method):
 
 
 class DPL(Method):
-    """Train stage: fresh key/value prompts N(0, 0.02^2) of the found lengths."""
+    """Train stage: key/value prompts of the found lengths, fresh unless ``inherit``."""
 
     name = "dpl"
     title = "DPL"
@@ -369,13 +371,18 @@ def text_tokens(encoder: Encoder, words: str, lengths: Sequence[int]) -> list[nn
     """Text prompts (n, D) of every layer: N(0, 0.02^2), around the words' hidden states there if any.
 
     Keys and values made of random tokens hurt the frozen text branch, the more the more there are: with
-    12 a layer the toy backbone loses up to half of its zero-shot accuracy before the first step. A layer's
-    own hidden states leave it nearly as it is. The norm in front of keys and values forgets their size; they
-    are made small, so that a learning rate turns them as fast as random tokens.
+    12 a layer the toy backbone loses up to two fifths of its zero-shot accuracy before the first step. A
+    layer's own hidden states leave it nearly as it is. The norm in front of keys and values forgets their
+    size; they are made small, so that a learning rate turns them about as fast as random tokens.
+
+    Raises:
+        UserError: words without a token.
     """
     prompts = [random_tokens(n, encoder.backbone.text_width, encoder) for n in lengths]
     if words and prompts:
         for prompt, states in zip(prompts, encoder.word_states(words), strict=True):
+            if not len(states):
+                raise UserError(f"ctx_init '{words}' has no token: give words, or leave it empty")
             directions = states / states.square().mean(-1, keepdim=True).sqrt()  # (words, D)
             prompt.data += WORDS_SIZE * directions[torch.arange(len(prompt)) % len(directions)]
     return prompts
