@@ -8,6 +8,7 @@ import pytest
 import torch
 from tune import sample
 
+from support import vlprompt
 from vlprompt import backbone, data
 from vlprompt.attention import AttentionPrompt
 from vlprompt.classifier import PromptClassifier
@@ -261,6 +262,18 @@ def test_what_cannot_be_joined_is_said():
         get_method("cocoop+kgcoop")
     with pytest.raises(UserError, match="unknown method 'nothing'"):
         get_method("dpl+nothing")
+
+
+def test_a_control_has_as_many_tokens_and_other_lengths(tmp_path, capsys):
+    words = ["search", "toy:colours", "--shots", 2, "--search-epochs", 1, "--epochs", 1, "--batch-size", 24]
+    words += ["--text-max", 2, "--vision-max", 2, "--control", 2, "--json"]
+    words += ["--out", tmp_path / "lengths.json"]
+    assert vlprompt(*words, "--budget", 5) == 0
+    measured = json.loads(capsys.readouterr().out)["accuracy"]
+    assert len(measured["random"]) == 2 and 0 < measured["found"] <= 100
+    assert vlprompt(*words) == 0  # one epoch of alphas: the longest everywhere
+    assert Lengths.load(tmp_path / "lengths.json").total == 16
+    assert json.loads(capsys.readouterr().out)["accuracy"]["random"] == []
 
 
 def test_settings_are_chosen_without_a_test_image():

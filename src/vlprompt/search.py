@@ -109,7 +109,10 @@ def search(dataset: Dataset, settings: Settings, options: SearchOptions, seed: i
 def measure(
     dataset: Dataset, lengths: Lengths, settings: Settings, options: SearchOptions, seed: int
 ) -> dict[str, Any]:
-    """Test accuracy of the found lengths, and of random ones with the same number of tokens."""
+    """Test accuracy of the found lengths, and of random ones with the same number of tokens.
+
+    Where the found ones are the longest everywhere there are no others with as many tokens, and no control.
+    """
 
     def trained(candidate: Lengths) -> float:
         given = {"text_lengths": candidate.text, "vision_lengths": candidate.vision, "inherit": False}
@@ -118,7 +121,8 @@ def measure(
 
     draw, layers = random.Random(seed), (len(lengths.text), len(lengths.vision))
     longest = max(settings.text_max, settings.vision_max)
-    controls = [random_lengths(draw, layers, longest, lengths.total) for _ in range(options.control)]
+    count = options.control if lengths.total < sum(layers) * longest else 0
+    controls = [random_lengths(draw, layers, longest, lengths.total) for _ in range(count)]
     return {"found": trained(lengths), "random": [trained(c) for c in controls]}
 
 
@@ -139,10 +143,11 @@ def _print(
         console.print(lengths_table(lengths, f"Voted by {len(found)} seeds, with the share of the votes"))
     if accuracy:
         others = ", ".join(f"{a:.1f}" for a in accuracy["random"])
-        console.print(
-            f"test accuracy with the found lengths {accuracy['found']:.1f}%, with random ones of the same "
-            f"{lengths.total} tokens {np.mean(accuracy['random']):.1f}% ({others})"
-        )
+        control = f"no other lengths have as many tokens ({lengths.total}), so there is no control"
+        if others:
+            mean = np.mean(accuracy["random"])
+            control = f"with random ones of the same {lengths.total} tokens {mean:.1f}% ({others})"
+        console.print(f"test accuracy with the found lengths {accuracy['found']:.1f}%, {control}")
     console.print(f"lengths in {out}, report in {page}", markup=False)
 
 
