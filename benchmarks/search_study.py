@@ -56,8 +56,9 @@ class Study:
 
     def __init__(self, task: str, seed: int, base: dict[str, Any], held_out: bool):
         self.task, self.seed, self.base = task, seed, base
-        drawn = sample(task, seed) if held_out else data.few_shot(data.load(f"toy:{task}"), 16, seed)
-        self.dataset: Dataset = drawn
+        self.dataset: Dataset = (
+            sample(task, seed) if held_out else data.few_shot(data.load(f"toy:{task}"), 16, seed)
+        )
         self.encoder = Encoder(backbone.load("toy"))
         self.splits = {
             "train": make_split(self.encoder, self.dataset.train),
