@@ -30,8 +30,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from vlprompt.backbone import Backbone
-from vlprompt.encoder import Encoder, KeyValue, Plan, Row
+from vlprompt.engine.backbones.load import Backbone
+from vlprompt.engine.encoder import Encoder, KeyValue, Plan, Row
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch, Method, template_features
 from vlprompt.methods.dpl import PAPER, Supernet

@@ -30,13 +30,14 @@ import torch
 from scipy.stats import kendalltau
 from tune import sample
 
-from vlprompt import backbone, data
-from vlprompt.data.dataset import Dataset
-from vlprompt.encoder import Encoder
-from vlprompt.inputs import make_split
-from vlprompt.lengths import Lengths, random_lengths
+from vlprompt import data
+from vlprompt.dataset import Dataset
+from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.encoder import Encoder
 from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
-from vlprompt.train import Split, TrainOptions, fit
+from vlprompt.methods.lengths import Lengths, random_lengths
+from vlprompt.training.inputs import make_split
+from vlprompt.training.loop import Split, TrainOptions, fit
 
 LONGEST = 6
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -46,7 +46,7 @@ class Load:
 @contextmanager
 def running(command: str, *words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """``vlprompt serve`` or ``vlprompt app`` on a free port: its address and its process."""
-    line = [sys.executable, "-m", "vlprompt.cli", command, *words, "--port", "0"]
+    line = [sys.executable, "-m", "vlprompt", command, *words, "--port", "0"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None

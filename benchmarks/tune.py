@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from vlprompt import data
-from vlprompt.classifier import PromptClassifier
-from vlprompt.data.dataset import Dataset
-from vlprompt.protocols import one_thread
-from vlprompt.suites import SUITES
+from vlprompt.benchmark.protocols import one_thread
+from vlprompt.benchmark.suites import SUITES
+from vlprompt.dataset import Dataset
+from vlprompt.estimator.classifier import PromptClassifier
 
 SHOTS = 16
 SUITE = SUITES["toy"]

@@ -16,8 +16,8 @@ sys.path += [str(HERE), str(HERE.parent / "benchmarks")]
 
 from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
-from vlprompt.backbone import Backbone  # noqa: E402
-from vlprompt.encoder import Encoder  # noqa: E402
+from vlprompt.engine.backbones.load import Backbone  # noqa: E402
+from vlprompt.engine.encoder import Encoder  # noqa: E402
 
 
 @pytest.fixture

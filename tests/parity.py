@@ -23,15 +23,15 @@ from torch import Tensor
 from transformers import CLIPModel
 from transformers.utils import logging as hf_logging
 
-from vlprompt.backbone import Backbone
-from vlprompt.data.dataset import Dataset, Item
 from vlprompt.data.fewshot import few_shot, subsample
-from vlprompt.encoder import Encoder
+from vlprompt.dataset import Dataset, Item
+from vlprompt.engine.backbones.load import Backbone
+from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch, Method, distillation, fill
 from vlprompt.methods.dpl import PAPER, Supernet
-from vlprompt.train import learning_rates
+from vlprompt.training.loop import learning_rates
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
 
@@ -366,7 +366,7 @@ def dpl_search_steps(case: Case) -> Iterator[Check]:
 
 
 def dpl_train(case: Case) -> Iterator[Check]:
-    from vlprompt.lengths import Lengths
+    from vlprompt.methods.lengths import Lengths
 
     lengths = Lengths.from_alphas(case["alpha_text"], case["alpha_image"])
     yield "context lengths text", list(lengths.text), case["context_lengths_text"].tolist(), 0

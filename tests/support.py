@@ -13,11 +13,11 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from vlprompt import cli
-from vlprompt.backbone import TOY_FOLDER, Backbone, load
-from vlprompt.classifier import PromptClassifier
-from vlprompt.encoder import Encoder
-from vlprompt.train import Split
+from vlprompt.cli import main as cli
+from vlprompt.engine.backbones.load import TOY_FOLDER, Backbone, load
+from vlprompt.engine.encoder import Encoder
+from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.training.loop import Split
 
 CLASSES = {"blue_square": (40, 60, 220), "green": (30, 160, 40), "red thing": (220, 30, 30)}
 NAMES = ("blue square", "green", "red thing")
@@ -112,7 +112,7 @@ def start(*words: object) -> subprocess.Popen[str]:
     """The command in a process of its own, with as many threads as this one."""
     threads = str(torch.get_num_threads())
     return subprocess.Popen(
-        [sys.executable, "-m", "vlprompt.cli", *map(str, words)],
+        [sys.executable, "-m", "vlprompt", *map(str, words)],
         env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -15,8 +15,8 @@ from playwright.sync_api import Page, expect
 from serve_load import running
 
 from browser import new_page, open_browser, watch  # noqa: F401
-from vlprompt.classifier import PromptClassifier
-from vlprompt.session import start_session
+from vlprompt.app.session import start_session
+from vlprompt.estimator.classifier import PromptClassifier
 
 SLOW = 120_000
 """Milliseconds until something must be on the page; the machine may be busy."""

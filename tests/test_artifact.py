@@ -9,10 +9,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from support import NAMES, photos_and_labels, write_clip, write_photos
-from vlprompt import artifact
-from vlprompt.classifier import PromptClassifier
 from vlprompt.errors import UserError
-from vlprompt.lengths import Lengths
+from vlprompt.estimator import artifact
+from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.methods.lengths import Lengths
 
 COOP = {"epochs": 1, "n_ctx": 2}
 MEASURED = {"test": {"accuracy": 87.654, "macro_f1": 81.2, "ece": 3.4, "n": 321}}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlprompt.attention import AttentionPrompt, Pack, attend, attend_packed, mix, prompt_attention
+from vlprompt.engine.attention import AttentionPrompt, Pack, attend, attend_packed, mix, prompt_attention
 
 H, D = 3, 8
 

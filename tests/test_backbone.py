@@ -13,10 +13,10 @@ from transformers import AutoTokenizer, CLIPModel
 
 from conftest import GOLDEN
 from support import write_clip
-from vlprompt import backbone
-from vlprompt.backbone import TOY_FOLDER
 from vlprompt.data.transforms import EvalTransform
-from vlprompt.encoder import Encoder
+from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import TOY_FOLDER
+from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

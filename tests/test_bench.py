@@ -13,13 +13,13 @@ import psutil
 import pytest
 import tyro
 
-from vlprompt.bench import Choice, bench, make_plan, parse_changes
-from vlprompt.cli import main
+from vlprompt.benchmark.plan import Choice, bench, make_plan, parse_changes
+from vlprompt.benchmark.protocols import PROTOCOLS, Record, run_cell
+from vlprompt.benchmark.store import Store
+from vlprompt.benchmark.suites import SUITES
+from vlprompt.cli.main import main
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
-from vlprompt.protocols import PROTOCOLS, Record, run_cell
-from vlprompt.store import Store
-from vlprompt.suites import SUITES
 
 
 def choice(**changes) -> Choice:
@@ -187,7 +187,7 @@ def alone() -> Record:
 def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path, capsys, alone):
     store = Store(tmp_path / "results.jsonl")
     arguments = ["bench", *SCENARIO, "--out", str(tmp_path)]
-    first = subprocess.Popen([sys.executable, "-m", "vlprompt.cli", *arguments], stderr=subprocess.DEVNULL)
+    first = subprocess.Popen([sys.executable, "-m", "vlprompt", *arguments], stderr=subprocess.DEVNULL)
     try:
         wait_for(store.read)
         workers = descendants(first.pid, "spawn_main")
@@ -218,7 +218,7 @@ def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path, caps
 
 def test_ray_cluster_of_which_a_worker_is_killed(alone):
     pytest.importorskip("ray")
-    from vlprompt.cluster import run_on_cluster
+    from vlprompt.benchmark.cluster import run_on_cluster
 
     options = {"datasets": ["fonts"], "methods": ["zeroshot", "coop"], "changes": ["coop.n_ctx=400"]}
     cells = make_plan(choice(**options), [], 1).cells

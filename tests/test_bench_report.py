@@ -8,10 +8,10 @@ import pytest
 from playwright.sync_api import Page
 
 from browser import new_page, open_browser, texts, watch  # noqa: F401
-from vlprompt import protocols, results
-from vlprompt.bench_report import write_bench_report
+from vlprompt.benchmark import protocols, results
+from vlprompt.benchmark.report import write_bench_report
+from vlprompt.benchmark.tables import PUBLISHED_MODEL, latex_tables, markdown_tables
 from vlprompt.errors import UserError
-from vlprompt.tables import PUBLISHED_MODEL, latex_tables, markdown_tables
 
 LENGTHS = {"text": [0, 4], "vision": [2, 2], "text_confidence": [0.4, 0.5], "vision_confidence": [0.6, 0.7]}
 
@@ -23,7 +23,7 @@ def measured(accuracy: float) -> dict[str, float]:
 def record(
     method: str, dataset: str, accuracy: float | Mapping[str, float], seed: int = 1, **run: Any
 ) -> dict[str, Any]:
-    """A record as :func:`vlprompt.protocols.run_cell` writes it; ``accuracy`` by split, or of "test"."""
+    """A record as ``run_cell`` writes it; ``accuracy`` by split, or of "test"."""
     lengths = run.pop("lengths", None)
     by_split = accuracy if isinstance(accuracy, Mapping) else {"test": accuracy}
     run = {

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from support import NAMES, learned, photos_and_labels, same_bits, write_clip, write_photos
-from vlprompt.classifier import PromptClassifier, hold_out
 from vlprompt.data import read_folder
-from vlprompt.data.dataset import Dataset, Item
-from vlprompt.encoder import Encoder
+from vlprompt.dataset import Dataset, Item
+from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
+from vlprompt.estimator.classifier import PromptClassifier, hold_out
 
 QUICK = {"epochs": 2, "batch_size": 4}
 
@@ -135,7 +135,7 @@ def test_what_enters_the_first_prompted_layer_is_kept(dataset, monkeypatch):
     monkeypatch.setattr(Encoder, "enter_layer", lambda *a: (runs.append(len(a[1])), enter(*a))[1])
     kept = PromptClassifier("dpl", settings=settings).fit_dataset(dataset)
     assert sum(runs) == 1 + len(dataset.train)  # one to see how large it is
-    monkeypatch.setattr("vlprompt.inputs.KEPT_BYTES", 0)
+    monkeypatch.setattr("vlprompt.training.inputs.KEPT_BYTES", 0)
     again = PromptClassifier("dpl", settings=settings).fit_dataset(dataset)
     assert sum(runs) == 2 + len(dataset.train) + 3 * 12  # three epochs of three batches of four
     for name, tensor in learned(kept).items():

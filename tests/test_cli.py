@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from support import NAMES, start, vlprompt, write_clip, write_photos
-from vlprompt import __version__, cli
-from vlprompt.classifier import PromptClassifier
+from vlprompt import __version__
+from vlprompt.cli import main as cli
+from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import all_methods
 
 OWN = """

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from conftest import GOLDEN
-from vlprompt import cli
+from vlprompt.cli import main as cli
 from vlprompt.data import Dataset, few_shot, load, open_image, subsample
 from vlprompt.data.benchmark import BENCHMARKS, check, find_benchmark
 from vlprompt.errors import UserError

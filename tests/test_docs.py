@@ -14,7 +14,7 @@ import pytest
 import tyro
 import yaml
 
-from vlprompt import cli
+from vlprompt.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from conftest import pad
-from vlprompt.backbone import Backbone
-from vlprompt.encoder import Encoder, KeyValue, Plan, Prompt, context_slot
+from vlprompt.engine.backbones.load import Backbone
+from vlprompt.engine.encoder import Encoder, KeyValue, Plan, Prompt, context_slot
 from vlprompt.errors import UserError
 
 TOLERANCE = {"rtol": 0, "atol": 1e-10}

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vlprompt import PromptClassifier, UserError
-from vlprompt.cli import main
+from vlprompt.cli.main import main
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 METHOD = str(EXAMPLES / "add_your_own_method.py")

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
-from vlprompt import UserError, backbone
-from vlprompt.backbone import TOY_FOLDER
+from vlprompt import UserError
 from vlprompt.data.transforms import EvalTransform
-from vlprompt.encoder import Encoder
-from vlprompt.explain import explain, patch_relevance, record_attention, seen_box
+from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import TOY_FOLDER
+from vlprompt.engine.encoder import Encoder
+from vlprompt.insight.explain import explain, patch_relevance, record_attention, seen_box
 from vlprompt.methods import get_method
 
 NAMES = ("red circle", "blue square", "green star")

@@ -15,9 +15,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel
 
 from vlprompt import PromptClassifier, UserError
-from vlprompt.backbone import TOY_FOLDER
 from vlprompt.data.transforms import EvalTransform
-from vlprompt.export import export, export_onnx, export_transformers
+from vlprompt.engine.backbones.load import TOY_FOLDER
+from vlprompt.export.onnx import export, export_onnx, export_transformers
 
 NAMES = ("red circle", "Tom's {blue} square", "café")
 SETTINGS = {

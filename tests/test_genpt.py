@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vlprompt import backbone
-from vlprompt.encoder import Encoder
+from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.encoder import Encoder
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch
 from vlprompt.methods.genpt import info_nce

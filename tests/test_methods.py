@@ -18,13 +18,13 @@ from support import (
     toy_encoder,
     write_photos,
 )
-from vlprompt.classifier import PromptClassifier
 from vlprompt.errors import UserError
-from vlprompt.lengths import Lengths
+from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import all_methods, get_method
 from vlprompt.methods.base import Batch
 from vlprompt.methods.dpl import DPL, Supernet
-from vlprompt.train import Split, TrainOptions, fit
+from vlprompt.methods.lengths import Lengths
+from vlprompt.training.loop import Split, TrainOptions, fit
 
 JOINED = ("dpl+kgcoop", "dpl+prograd", "dpl+promptsrc", "ivlp+kgcoop+prograd")
 EVERY = (*all_methods(), *JOINED)
@@ -492,7 +492,7 @@ def test_the_ensemble_of_one_template_is_the_plain_prompt(monkeypatch):
 def test_the_ensemble_ends_where_its_longest_template_ends():
     given = {"text_lengths": (2, 0), "vision_lengths": (0, 0, 0)}
     method = make("dpl", text="ensemble", **given)
-    from vlprompt.templates import IMAGENET_TEMPLATES
+    from vlprompt.methods.templates import IMAGENET_TEMPLATES
 
     end = method.encoder.backbone.tokenizer.eos_token_id
     end_embedded = method.encoder.embed([end])[0]

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from vlprompt import plots
+from vlprompt.reports import plots
 
 PROTANOPIA = [
     [0.152286, 1.052583, -0.204868],

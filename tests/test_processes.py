@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlprompt import PromptClassifier, backbone
-from vlprompt.encoder import Encoder
+from vlprompt import PromptClassifier
+from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
-from vlprompt.train import Split, TrainOptions, fit
+from vlprompt.training.loop import Split, TrainOptions, fit
 
 CLASSES, IMAGES = ("circle", "square", "red star"), 11
 SHORT = {"epochs": 2, "batch_size": 5}  # shared out as 3 and 2

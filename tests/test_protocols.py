@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from vlprompt import data
-from vlprompt.classifier import PromptClassifier
+from vlprompt.benchmark.protocols import Cell, preset_of, run_cell
+from vlprompt.benchmark.suites import SUITES, Suite
+from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import all_methods
-from vlprompt.protocols import Cell, preset_of, run_cell
-from vlprompt.suites import SUITES, Suite
 
 COLOURS = {
     "red": (200, 30, 30),

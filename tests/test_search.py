@@ -9,15 +9,16 @@ import torch
 from tune import sample
 
 from support import vlprompt
-from vlprompt import backbone, data
-from vlprompt.attention import AttentionPrompt
-from vlprompt.classifier import PromptClassifier
-from vlprompt.encoder import Encoder, Plan
+from vlprompt import data
+from vlprompt.engine.attention import AttentionPrompt
+from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.encoder import Encoder, Plan
 from vlprompt.errors import UserError
-from vlprompt.lengths import Lengths, agreed, longest_within, random_lengths, within_budget
+from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch
 from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
+from vlprompt.methods.lengths import Lengths, agreed, longest_within, random_lengths, within_budget
 
 NAMES = ("red circle", "blue star", "green heart")
 

@@ -22,11 +22,11 @@ from playwright.sync_api import Page, expect
 from serve_load import put_under_load, running
 
 from browser import new_page, open_browser, watch  # noqa: F401
-from vlprompt.api import Limits, make_api
-from vlprompt.classifier import PromptClassifier
+from vlprompt.cli.serve import serve
 from vlprompt.errors import UserError
-from vlprompt.serve import serve
-from vlprompt.web import need_extra, open_port
+from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.server.http import Limits, make_api
+from vlprompt.server.web import need_extra, open_port
 
 NAMES = ("red circle", "blue square", "green star", "yellow cross")
 MAX_IMAGES = 8

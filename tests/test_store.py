@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from vlprompt.benchmark.store import Store
 from vlprompt.errors import UserError
-from vlprompt.store import Store
 
 
 def record(key: str, accuracy: float = 50.0) -> dict:

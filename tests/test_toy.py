@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlprompt import backbone, data
-from vlprompt.backbone import TOY_FOLDER
+from vlprompt import data
 from vlprompt.data import open_image
-from vlprompt.encoder import Encoder
+from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import TOY_FOLDER
+from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.toy import pretrain
 from vlprompt.toy.tasks import SHIFTS, TASKS, load_task

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from conftest import GOLDEN
 from support import random_encoder, random_split, same_bits, start, vlprompt, write_photos
-from vlprompt.classifier import PromptClassifier
 from vlprompt.errors import UserError
+from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
-from vlprompt.train import Split, TrainOptions, fit, learning_rates
+from vlprompt.training.loop import Split, TrainOptions, fit, learning_rates
 
 NAMES = ("cat", "school_bus", "sunflower")
 LR = load_file(GOLDEN / "coop_steps.safetensors")

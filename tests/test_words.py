@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tyro
 
-from vlprompt import PromptClassifier, UserError, backbone
-from vlprompt.encoder import Encoder
+from vlprompt import PromptClassifier, UserError
+from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.encoder import Encoder
+from vlprompt.insight.words import nearest_words, words
 from vlprompt.methods import get_method
-from vlprompt.words import nearest_words, words
 
 NAMES = ("red circle", "blue square")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vlprompt.errors import UserError
 
 if TYPE_CHECKING:
-    from vlprompt.classifier import PromptClassifier
+    from vlprompt.estimator.classifier import PromptClassifier
 
 __all__ = ["PromptClassifier", "UserError", "__version__"]
 
@@ -15,7 +15,7 @@ __all__ = ["PromptClassifier", "UserError", "__version__"]
 def __getattr__(name: str) -> Any:
     """Torch is imported when it is needed: a command's help and a mistyped one answer at once."""
     if name == "PromptClassifier":
-        from vlprompt.classifier import PromptClassifier
+        from vlprompt.estimator.classifier import PromptClassifier
 
         return PromptClassifier
     raise AttributeError(f"module 'vlprompt' has no attribute '{name}'")

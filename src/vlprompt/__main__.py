@@ -2,6 +2,6 @@
 
 import sys
 
-from vlprompt.cli import main
+from vlprompt.cli.main import main
 
 sys.exit(main())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlprompt.data.benchmark import BENCHMARKS, find_benchmark, read_benchmark
-from vlprompt.data.dataset import Dataset, ImageSource, Item
 from vlprompt.data.fewshot import few_shot, subsample
 from vlprompt.data.folders import find_images, read_csv, read_folder
 from vlprompt.data.images import open_image
+from vlprompt.dataset import Dataset, ImageSource, Item
 from vlprompt.errors import UserError
 
 __all__ = [
@@ -43,7 +43,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
         task, _, shift = rest.partition("@")
         return load_task(task, shift or None)
     if kind == "hub":
-        from vlprompt.data.hub import read_hub
+        from vlprompt.data.hub_datasets import read_hub
 
         return read_hub(rest)
     path = Path(name)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from vlprompt.data import imagenet, splits
-from vlprompt.data.dataset import Dataset, Item
+from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
 
 PHOTO = "a photo of a {}."

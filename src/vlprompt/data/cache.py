@@ -18,7 +18,7 @@ from zlib import crc32
 
 import numpy as np
 
-from vlprompt.data.files import written_beside
+from vlprompt.files import written_beside
 
 LIMIT = 10 << 30
 """Bytes of the whole cache; 16 images of each of ImageNet's classes take 9 GB."""

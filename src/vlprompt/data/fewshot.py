@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Literal
 
-from vlprompt.data.dataset import Dataset, Item
+from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
 
 MAX_VAL_SHOTS = 4

@@ -9,8 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlprompt.data.dataset import Dataset, Item
 from vlprompt.data.images import is_image, readable
+from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
 
 log = logging.getLogger("vlprompt")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vlprompt.data.dataset import Item
 from vlprompt.data.images import is_image
+from vlprompt.dataset import Item
 from vlprompt.errors import UserError
 
 CLASSNAMES = "classnames.txt"

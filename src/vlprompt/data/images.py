@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vlprompt.data.cache import DecodedCache, cache_folder
-from vlprompt.data.dataset import ImageSource, Rendered
+from vlprompt.dataset import ImageSource, Rendered
 from vlprompt.errors import UserError
 from vlprompt.progress import track
 

@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlprompt.data.files import written_beside
 from vlprompt.data.images import is_image
 from vlprompt.errors import UserError
+from vlprompt.files import written_beside
 
 log = logging.getLogger("vlprompt")
 SEED = 1

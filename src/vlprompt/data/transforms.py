@@ -10,8 +10,8 @@ import kornia.augmentation as K
 import torch
 from torch import Tensor
 
-from vlprompt.data.dataset import ImageSource
 from vlprompt.data.images import in_parallel, open_image
+from vlprompt.dataset import ImageSource
 
 
 @dataclass(frozen=True)

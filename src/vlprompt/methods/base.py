@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlprompt.encoder import Encoder, Prompt, Row, context_slot
+from vlprompt.engine.encoder import Encoder, Prompt, Row, context_slot
 from vlprompt.errors import UserError
-from vlprompt.lengths import check_lengths
+from vlprompt.methods.lengths import check_lengths
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 

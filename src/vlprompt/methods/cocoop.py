@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlprompt.encoder import Prompt, Row
+from vlprompt.engine.encoder import Prompt, Row
 from vlprompt.methods import base
 from vlprompt.methods.base import Batch, Losses, Method, context_parameter, learnable_rows
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vlprompt.encoder import Prompt, Row
+from vlprompt.engine.encoder import Prompt, Row
 from vlprompt.errors import UserError
 from vlprompt.methods import base
 from vlprompt.methods.base import Method, context_parameter, learnable_rows

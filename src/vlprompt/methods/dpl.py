@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlprompt.encoder import Encoder, KeyValue, Prompt, Row, context_slot
+from vlprompt.engine.encoder import Encoder, KeyValue, Prompt, Row, context_slot
 from vlprompt.errors import UserError
-from vlprompt.lengths import Lengths, check_lengths, first_alphas
 from vlprompt.methods import base
 from vlprompt.methods.base import (
     DEFAULT_TEMPLATE,
@@ -38,7 +37,8 @@ from vlprompt.methods.base import (
     random_tokens,
     template_features,
 )
-from vlprompt.templates import IMAGENET_TEMPLATES
+from vlprompt.methods.lengths import Lengths, check_lengths, first_alphas
+from vlprompt.methods.templates import IMAGENET_TEMPLATES
 
 
 @dataclass(frozen=True, kw_only=True)

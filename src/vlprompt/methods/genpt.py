@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlprompt.encoder import Prompt, Row
+from vlprompt.engine.encoder import Prompt, Row
 from vlprompt.methods import coop
 from vlprompt.methods.base import Losses, Method, Outputs, learnable_rows, template_features
 from vlprompt.methods.coop import CoOp

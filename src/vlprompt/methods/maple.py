@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from vlprompt.encoder import Prompt, Row
+from vlprompt.engine.encoder import Prompt, Row
 from vlprompt.methods import base
 from vlprompt.methods.base import (
     Method,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlprompt.encoder import Prompt, Row
+from vlprompt.engine.encoder import Prompt, Row
 from vlprompt.methods import base
 from vlprompt.methods.base import DEFAULT_TEMPLATE, Method, deep_tokens, fill, layer_lengths, random_tokens
 

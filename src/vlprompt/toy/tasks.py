@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from vlprompt.data.dataset import Dataset, Item
+from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
 from vlprompt.toy import world
 from vlprompt.toy.world import Scene, Style

@@ -1,0 +1,116 @@
+"""Suites: which data sets a benchmark takes, what models of its source are tested on, how it trains.
+
+Names only; images come from :func:`vlprompt.data.load` when a run needs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlprompt.toy.tasks import SHIFTS, TASKS
+from vlprompt.training.inputs import Augment
+
+Settings = dict[str, Any]
+"""Changes to a method's published settings, by name."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A family of data sets that methods are compared on.
+
+    Args:
+        datasets: names in tables and records.
+        source: data set that cross-dataset and domain generalisation train on.
+        shifts: name of a shifted version of the source -> what :func:`vlprompt.data.load` takes.
+        augment: augmentation in training.
+        prefix: what :func:`vlprompt.data.load` wants before a data set's name.
+        needs_root: whether the images lie in a folder of the user's.
+        settings: changes to published settings by method, or by "method@dataset" for one data set.
+        seconds: rough time of one run on one core, for an estimate before any run is recorded.
+    """
+
+    datasets: tuple[str, ...]
+    source: str
+    shifts: dict[str, str]
+    augment: Augment
+    seconds: float
+    prefix: str = ""
+    needs_root: bool = False
+    settings: dict[str, Settings] = field(default_factory=dict)
+
+    def settings_for(self, method: str, dataset: str) -> Settings:
+        """Changes for a method (of ``dpl+kgcoop``: for ``dpl``) on a data set."""
+        name = method.split("+")[0]
+        return self.settings.get(name, {}) | self.settings.get(f"{name}@{dataset}", {})
+
+
+# The built-in tasks have 160 to 1,280 training images and two cores: far fewer steps than published, with
+# an optimiser that gets far in them. Learning rates of CoOp, VPT, IVLP and MaPLe were chosen on validation
+# and unused training images of a few tasks; epochs by the time they take; the rest was not tuned.
+_FEATURES: Settings = {"optimizer": "adamw", "lr": 0.005, "epochs": 40}
+"""Text context only: image features are constants, a step is cheap."""
+_PIXELS: Settings = {"optimizer": "adamw", "lr": 0.01, "batch_size": 4, "epochs": 15}
+"""Visual prompts: every step runs the image branch."""
+_SEARCH: Settings = {
+    "search_epochs": 6, "alpha_lr": 0.05, "text_max": 12, "vision_max": 12, "share": 0.1, "inherit": True
+}  # fmt: skip
+"""So short a search says little, and nearly always the longest context is taken; so short a train stage goes
+on from the supernet's prompts."""
+_TOY: dict[str, Settings] = {
+    "coop": _FEATURES,
+    "kgcoop": _FEATURES | {"batch_size": 32},
+    "prograd": _FEATURES,
+    "genpt": _FEATURES,
+    "cocoop": {"optimizer": "adamw", "lr": 0.005, "batch_size": 8, "epochs": 8},
+    "vpt": _PIXELS,
+    "ivlp": _PIXELS,
+    "maple": _PIXELS,
+    "promptsrc": _PIXELS | {"gpa_mean": 13.0, "gpa_std": 2.0},
+    "dpl": _PIXELS | _SEARCH,
+}
+_LARGE_PIXELS: Settings = {"epochs": 4, "batch_size": 16}
+_LARGE: dict[str, Settings] = {n: {"epochs": 10} for n in ("coop", "kgcoop", "prograd", "genpt")} | {
+    "cocoop": {"epochs": 2},
+    "vpt": _LARGE_PIXELS,
+    "ivlp": _LARGE_PIXELS,
+    "maple": _LARGE_PIXELS,
+    "promptsrc": _LARGE_PIXELS | {"gpa_mean": 4.0, "gpa_std": 1.0},
+    "dpl": _LARGE_PIXELS | {"search_epochs": 2},
+}
+"""Tasks with more than a thousand training images, 64 and 80 classes."""
+TOY_SETTINGS = _TOY | {
+    f"{name}@{task}": settings
+    for name, settings in _LARGE.items()
+    for task in ("coloured-shapes", "textured-shapes")
+}
+
+IMAGENET_SETTINGS: dict[str, Settings] = {
+    "coop@imagenet": {"epochs": 50},
+    "prograd@imagenet": {"epochs": 50},
+}
+"""Published settings that differ on ImageNet."""
+
+SUITES = {
+    "toy": Suite(
+        datasets=TASKS,
+        source="coloured-shapes",
+        shifts={shift: f"toy:coloured-shapes@{shift}" for shift in SHIFTS},
+        augment="none",  # a crop of a picture of 32 pixels leaves too little
+        seconds=60.0,
+        prefix="toy:",
+        settings=TOY_SETTINGS,
+    ),
+    "benchmark": Suite(
+        datasets=(
+            "imagenet", "caltech101", "oxfordpets", "stanfordcars", "flowers102", "food101",
+            "fgvcaircraft", "sun397", "dtd", "eurosat", "ucf101",
+        ),
+        source="imagenet",
+        shifts={n: n for n in ("imagenetv2", "imagenet-sketch", "imagenet-a", "imagenet-r")},
+        augment="crop+flip",
+        seconds=1800.0,
+        needs_root=True,
+        settings=IMAGENET_SETTINGS,
+    ),
+}  # fmt: skip

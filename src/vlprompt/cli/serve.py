@@ -1,0 +1,59 @@
+"""The command ``vlprompt serve``: a tuned classifier behind HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from vlprompt.errors import UserError
+from vlprompt.server.web import need_extra, open_port, run
+
+
+def serve(
+    classifier: Positional[Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    model: str = "",
+    device: str = "auto",
+    max_batch: int = 32,
+    wait_ms: float = 5,
+    max_body_mb: float = 32,
+    max_images: int = 32,
+    max_megapixels: float = 50,
+) -> None:
+    """Serve a classifier over HTTP: POST /predict, GET /health, GET /classes, and /docs to try it.
+
+    Images of requests that arrive together go through the model together. There is no login: whoever
+    reaches the port may use it, so open it to others only behind a proxy of your own.
+
+    Args:
+        classifier: folder of a tuned classifier.
+        host: address to listen at; 0.0.0.0 is every network of this machine.
+        port: port to listen at; 0 takes any free one.
+        model: where the backbone is, if not where it was in training.
+        device: auto, cpu, cuda, mps.
+        max_batch: most images that go through the model together.
+        wait_ms: milliseconds that an image waits for others to go with.
+        max_body_mb: largest request, in megabytes.
+        max_images: most images in one request.
+        max_megapixels: largest image; checked before it is decoded.
+    """
+    need_extra("serve", "fastapi", "uvicorn", "python_multipart", "fastapi_offline")
+    for name, value in {
+        "max_batch": max_batch,
+        "max_images": max_images,
+        "max_body_mb": max_body_mb,
+        "max_megapixels": max_megapixels,
+    }.items():
+        if value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
+    opened = open_port(host, port)
+
+    from vlprompt.estimator.classifier import PromptClassifier
+    from vlprompt.server.http import Limits, make_api
+
+    limits = Limits(max_batch, wait_ms / 1e3, int(max_body_mb * 1e6), max_images, int(max_megapixels * 1e6))
+    api = make_api(PromptClassifier.load(classifier, model, device), limits)
+    run(api, opened, f"serving {classifier}", grace=10)

@@ -1,0 +1,1 @@
+"""A frozen backbone with prompts: one attention function for stock models. Knows no method."""

@@ -1,0 +1,350 @@
+"""A frozen backbone with prompts: text and images in, L2-normalised features out.
+
+Three kinds of prompt exist, in either branch (see ``spec``: context tokens at the input, tokens
+replaced at deeper layers, keys and values inside the attention); :class:`Prompt` holds them. The
+text branch never computes what cannot reach the class feature: sequences end at the end-of-text
+token, and the prefix that all sequences share is run once (:class:`Plan`).
+
+Shapes: K sequences (classes), B images, n context length, D width of a branch, E joint width.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from vlprompt.engine.attention import AttentionPrompt, Pack
+from vlprompt.engine.backbones.load import Backbone
+from vlprompt.errors import UserError
+
+Row = tuple[int, ...]
+"""One sequence: token ids, and ``context_slot(i)`` where row i of a context tensor stands."""
+
+
+KEPT_PER_TOKEN = 11
+"""Hidden states, in widths, that one layer keeps of one token for the backward pass (measured: 10.4)."""
+
+
+KEPT_TEXTS = 8
+"""Sets of sequences whose class features, or hidden states below a prompt, an encoder keeps."""
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def context_slot(index: int) -> int:
+    """The entry of a :data:`Row` that stands for row ``index`` of the context."""
+    return -1 - index
+
+
+NOWHERE = sys.maxsize
+"""The first layer of a prompt that reaches none."""
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """The key/value prompt of one layer.
+
+    Args:
+        tokens: (c, D) prompt tokens; with ``weights``, the candidates' tokens one after the other.
+        weights: (C+1,) mixture weights over "none" and the C candidates (DPL's supernet).
+        lengths: context length of each candidate; needed with ``weights``.
+    """
+
+    tokens: Tensor
+    weights: Tensor | None = None
+    lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is added to one branch.
+
+    Args:
+        context: tokens of the input. Text: (M, D), or (B, M, D) for a context of its own per image;
+            sequences refer to its rows. Vision: (n, D), appended after the patch tokens.
+        deep: ``deep[i]`` (n_i, D) takes the place of the context, however long it was, at the input
+            of layer i + 1; n_i = 0 takes it away. After the last replaced layer the tokens flow on.
+        keys_values: ``keys_values[l]`` is added inside layer l; ``None`` adds nothing there.
+    """
+
+    context: Tensor | None = None
+    deep: Sequence[Tensor] = ()
+    keys_values: Sequence[KeyValue | None] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether it adds nothing."""
+        return self.context is None and not self.deep and self.first == NOWHERE
+
+    @property
+    def first(self) -> int:
+        """The first layer that it reaches: the hidden states that enter that layer do not depend on it."""
+        if self.context is not None:
+            return 0
+        deep = (index + 1 for index, tokens in enumerate(self.deep) if len(tokens))
+        inside = (index for index, kv in enumerate(self.keys_values) if kv is not None and len(kv.tokens))
+        return min((*deep, *inside), default=NOWHERE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How K sequences are packed: computed from integers alone, once.
+
+    Args:
+        pack: prefix and groups of suffixes.
+        entries: (T,) the pack's entries: token ids or context slots.
+        positions: (T,) position of each entry in its own sequence.
+        owners: (K,) which suffix each sequence has; equal sequences share one.
+    """
+
+    pack: Pack
+    entries: Tensor
+    positions: Tensor
+    owners: Tensor
+
+    @staticmethod
+    def of(rows: Sequence[Row]) -> Plan:
+        """Pack sequences: longest common prefix, then the distinct suffixes ordered by length."""
+        return _plan(tuple(rows))
+
+
+@lru_cache(maxsize=256)
+def _plan(rows: tuple[Row, ...]) -> Plan:
+    first, last = min(rows), max(rows)
+    shortest = min(map(len, rows))
+    common = next((i for i in range(shortest) if first[i] != last[i]), shortest)
+    prefix = min(common, shortest - 1)  # every suffix keeps at least its end-of-text token
+    suffixes = sorted({row[prefix:] for row in rows}, key=lambda s: (len(s), s))
+    groups = tuple((len(list(same)), length) for length, same in groupby(map(len, suffixes)))
+    entries, positions = list(rows[0][:prefix]), list(range(prefix))
+    for suffix in suffixes:
+        entries += suffix
+        positions += range(prefix, prefix + len(suffix))
+    index = {suffix: i for i, suffix in enumerate(suffixes)}
+    owners = torch.tensor([index[row[prefix:]] for row in rows])
+    return Plan(Pack(prefix, groups), torch.tensor(entries), torch.tensor(positions), owners)
+
+
+class Encoder:
+    """Encodes text and images with a frozen backbone and prompts.
+
+    Args:
+        backbone: the frozen dual encoder.
+        memory: bytes that the text branch may keep for the backward pass; beyond it, classes are
+            taken in chunks whose hidden states are computed again in the backward pass (exact).
+            ``None`` takes half of what is free.
+    """
+
+    def __init__(self, backbone: Backbone, memory: int | None = None):
+        self.backbone = backbone
+        self.memory = memory
+        self._kept: dict[Any, Tensor] = {}
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """What cosines are multiplied by to give logits, a scalar."""
+        return self.backbone.logit_scale.exp()
+
+    def tokenize(self, texts: Sequence[str]) -> list[Row]:
+        """Texts -> token ids with start and end token, not padded.
+
+        Raises:
+            UserError: a text is longer than the backbone's positions.
+        """
+        rows = [tuple(ids) for ids in self.backbone.tokenizer(list(texts))["input_ids"]]
+        limit = self.backbone.max_positions
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) > limit:
+                raise UserError(
+                    f"'{text}' has {len(row)} tokens, the backbone reads {limit}: "
+                    "shorten the class name, the template or the context"
+                )
+        return rows
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Token embeddings (n, D) of token ids, e.g. to initialise a context from words."""
+        return self.backbone.embed_tokens(
+            torch.tensor(list(ids), dtype=torch.long, device=self.backbone.device)
+        )
+
+    @torch.no_grad()
+    def word_states(self, words: str) -> list[Tensor]:
+        """Hidden states (n, D) of n word tokens as they enter each text layer, e.g. to initialise prompts."""
+        plan, layers = Plan.of(self.tokenize([words])), self.backbone.text_layers
+        hidden, states = self._embed_plan(plan, None), []  # (1, n + 2, D)
+        for layer in layers:
+            states.append(hidden[0, 1:-1].float())
+            hidden = self.backbone.run_layer(layer, hidden, AttentionPrompt(plan.pack))
+        return states
+
+    def encode_text(
+        self, rows: Sequence[Row], prompt: Prompt | None = None, normalize: bool = True
+    ) -> Tensor:
+        """Class features of K sequences.
+
+        Args:
+            rows: token ids and context slots, from start to end-of-text token.
+            prompt: context, deep context (stands at positions 1..n) and key/value prompts.
+            normalize: to length 1.
+
+        Returns:
+            (K, E), or (B, K, E) where the context is (B, M, D).
+        """
+        if prompt is None or prompt.empty:
+            return self._constant(
+                lambda: self._encode_pack(rows, Prompt(), normalize), tuple(rows), normalize
+            )
+        chunks = self._chunks(rows, prompt)
+        if len(chunks) == 1:
+            return self._encode_pack(rows, prompt, normalize)
+        done = [
+            checkpoint(
+                self._encode_pack, chunk, prompt, normalize, use_reentrant=False, preserve_rng_state=False
+            )
+            for chunk in chunks
+        ]
+        return torch.cat(done, -2)
+
+    @torch.no_grad()
+    def _constant(self, make: Callable[[], Tensor], *key: Any) -> Tensor:
+        """What depends on nothing that is learned; the latest ones are kept."""
+        key = (*key, torch.is_autocast_enabled(self.backbone.device.type))
+        if key not in self._kept:
+            while len(self._kept) >= KEPT_TEXTS:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def _encode_pack(self, rows: Sequence[Row], prompt: Prompt, normalize: bool) -> Tensor:
+        """Class features of sequences in one pack."""
+        plan, layers = Plan.of(rows), self.backbone.text_layers
+        first = prompt.first if prompt.first < len(layers) else 0
+
+        def below() -> Tensor:
+            """What enters the first layer that is prompted."""
+            return self._frozen(layers, self._embed_plan(plan, prompt.context), first, plan.pack)
+
+        hidden = self._constant(below, tuple(rows), first, "below") if first else below()  # (B or 1, T, D)
+        hidden = self._run(layers, hidden, prompt, 1, plan.pack, first)  # (B or 1, S, D)
+        features = self.backbone.finish_text(hidden)[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
+        features = F.normalize(features, dim=-1) if normalize else features
+        return features if prompt.context is not None and prompt.context.ndim == 3 else features[0]
+
+    def encode_image(
+        self, pixels: Tensor, prompt: Prompt | None = None, below: Callable[[int], Tensor] | None = None
+    ) -> Tensor:
+        """Image features.
+
+        Args:
+            pixels: (B, 3, H, W), normalised as the backbone wants it.
+            prompt: tokens after the patch tokens, deep tokens and key/value prompts.
+            below: layer -> what :meth:`enter_layer` gives of the same pixels, where it is known; asked
+                only where the first layers are not prompted.
+
+        Returns:
+            (B, E), L2-normalised.
+        """
+        prompt, layers = prompt or Prompt(), self.backbone.vision_layers
+        first = min(prompt.first, len(layers) - 1)
+        if first and below is not None:
+            hidden = below(first)  # (B, T, D)
+        else:
+            hidden = self.enter_layer(pixels, first, prompt.context)
+        start = hidden.shape[1] - (0 if prompt.context is None else len(prompt.context))
+        hidden = self._run(layers, hidden, prompt, start, None, first)  # (B, 1, D)
+        return F.normalize(self.backbone.finish_vision(hidden), dim=-1)
+
+    def enter_layer(self, pixels: Tensor, layer: int, context: Tensor | None = None) -> Tensor:
+        """Hidden states (B, 1 + patches + n, D) of images that enter a layer; no layer below it is prompted.
+
+        Args:
+            pixels: (B, 3, H, W).
+            context: (n, D), appended after the patch tokens.
+        """
+        hidden = self.backbone.embed_image(pixels)  # (B, 1 + patches, D)
+        if context is not None:
+            hidden = torch.cat([hidden, context.to(hidden.dtype).expand(len(hidden), -1, -1)], 1)
+        return self._frozen(self.backbone.vision_layers, self.backbone.enter_vision(hidden), layer, None)
+
+    def _chunks(self, rows: Sequence[Row], prompt: Prompt) -> list[Sequence[Row]]:
+        """Sequences in as few chunks as the memory allows; one where nothing is kept for a backward pass."""
+        if not torch.is_grad_enabled() or len(rows) == 1:
+            return [rows]
+        images = len(prompt.context) if prompt.context is not None and prompt.context.ndim == 3 else 1
+        plan = Plan.of(rows)
+        layers, width = len(self.backbone.text_layers), self.backbone.text_width
+        size = self.backbone.dtype.itemsize
+        each = images * layers * KEPT_PER_TOKEN * width * size
+        budget = self.memory if self.memory is not None else free_memory(self.backbone.device) // 2
+        suffixes = len(plan.entries) - plan.pack.prefix
+        room = max(budget // each - plan.pack.prefix, 1)  # suffix tokens in one chunk
+        count = min(-(-suffixes // room), len(rows))
+        step = -(-len(rows) // count)
+        return [rows[i : i + step] for i in range(0, len(rows), step)]
+
+    def _embed_plan(self, plan: Plan, context: Tensor | None) -> Tensor:
+        """Entries of a plan -> embeddings with positions (B or 1, T, D)."""
+        device = self.backbone.device
+        entries = plan.entries.to(device)
+        embedded = self.backbone.embed_tokens(entries.clamp(min=0))[None]  # (1, T, D)
+        if context is not None:
+            context = context if context.ndim == 3 else context[None]  # (B or 1, M, D)
+            places = (entries < 0).nonzero()[:, 0]
+            embedded = embedded.expand(len(context), -1, -1).to(context.dtype)
+            embedded = embedded.index_copy(1, places, context[:, -1 - entries[places]])
+        return embedded + self.backbone.text_positions(plan.positions.to(device))
+
+    def _run(
+        self, layers: nn.ModuleList, hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None, first: int
+    ) -> Tensor:
+        """The layers from ``first``, deep tokens replaced at position ``start``, key/value prompts added.
+
+        Returns:
+            Hidden states of what is read in the end: the last token of each of the pack's S suffixes
+            (B, S, D), or the class token (B, 1, D).
+        """
+        standing = 0 if prompt.context is None else prompt.context.shape[-2]  # tokens that deep ones replace
+        for index in range(first, len(layers)):
+            layer = layers[index]
+            if 0 < index <= len(prompt.deep):
+                tokens = prompt.deep[index - 1].to(hidden.dtype).expand(len(hidden), -1, -1)
+                after = hidden[:, start + standing :]
+                hidden = torch.cat([hidden[:, :start], tokens, after], 1)
+                if pack is not None:
+                    pack = replace(pack, prefix=pack.prefix + tokens.shape[1] - standing)
+                standing = tokens.shape[1]
+            keys_values = prompt.keys_values[index] if index < len(prompt.keys_values) else None
+            attention = self._attention(layer, keys_values, pack)
+            if index < len(layers) - 1:
+                hidden = self.backbone.run_layer(layer, hidden, attention)
+            else:
+                read = torch.zeros(1, dtype=torch.long) if pack is None else pack.ends
+                hidden = self.backbone.run_last_layer(layer, hidden, attention, read.to(hidden.device))
+        return hidden
+
+    def _frozen(self, layers: nn.ModuleList, hidden: Tensor, stop: int, pack: Pack | None) -> Tensor:
+        """The layers before ``stop``, without prompts."""
+        for index in range(stop):
+            hidden = self.backbone.run_layer(layers[index], hidden, AttentionPrompt(pack))
+        return hidden
+
+    def _attention(self, layer: Any, prompt: KeyValue | None, pack: Pack | None) -> AttentionPrompt:
+        if prompt is None or not len(prompt.tokens):
+            return AttentionPrompt(pack)
+        key, value = self.backbone.keys_values(layer, prompt.tokens)
+        return AttentionPrompt(pack, key, value, prompt.lengths, prompt.weights)

@@ -1,0 +1,1 @@
+"""The classifier that people use, and how it is kept."""

@@ -1,0 +1,1 @@
+"""A tuned classifier in other formats."""

@@ -1,0 +1,1 @@
+"""Whole jobs, as the commands do them, to be called from Python."""

@@ -1,0 +1,1 @@
+"""Pages and plots of trained classifiers, and what all pages share."""

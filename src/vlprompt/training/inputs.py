@@ -1,0 +1,150 @@
+"""Images as the training loop and the predictor want them: pixels, or frozen features where that is all.
+
+Shapes: N images of a split, b of a batch, V cached views, s image side, E joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlprompt.data.images import load_images
+from vlprompt.data.transforms import Augmentation, EvalTransform, TrainTransform, image_stats
+from vlprompt.dataset import ImageSource, Item
+from vlprompt.engine.encoder import Encoder
+from vlprompt.progress import track
+from vlprompt.training.loop import Split
+
+Augment = Augmentation | Literal["none"]
+Draw = Callable[[Tensor], Tensor]
+"""Positions (b,) -> images (b, 3, s, s) or features (b, E), on the backbone's device."""
+
+BATCH = 64
+KEPT_BYTES = 2 << 30
+"""Prepared pixels, and hidden states below the prompts, up to this size stay in memory; more are computed
+again for every batch."""
+
+
+def make_split(
+    encoder: Encoder,
+    items: Sequence[Item],
+    augment: Augment = "none",
+    views: int = 0,
+    frozen: bool = False,
+    show: bool = False,
+) -> Split:
+    """Images for the training loop.
+
+    Args:
+        augment: see :class:`vlprompt.data.transforms.TrainTransform`; ``none`` is the plain image.
+        views: number of fixed augmented views whose features are computed once, where ``frozen``;
+            0 draws fresh ones at every step, as published.
+        frozen: no visual prompt is learned, so the features of fixed pixels are constants.
+    """
+    labels = torch.tensor([item.label for item in items], dtype=torch.long)
+    sources = [item.image for item in items]
+    if augment == "none":
+        draw = plain_pixels(encoder, sources, keep=not frozen, show=show)
+        features = cache(lambda: _features(encoder, draw, len(items), "images", show))
+        if frozen:
+            return Split(_lookup(features()[None]), labels)
+        device = encoder.backbone.device
+        below = hidden_states(encoder, draw, len(items), show)
+        return Split(draw, labels, lambda positions: features()[positions.to(device)], below)
+    draw = augmented_pixels(encoder, sources, augment, show)
+    if frozen and views:
+        kept = [_features(encoder, draw, len(items), f"view {v + 1}", show) for v in range(views)]
+        draw = _lookup(torch.stack(kept))
+    return Split(draw, labels)
+
+
+def plain_pixels(
+    encoder: Encoder, sources: Sequence[ImageSource], keep: bool = False, show: bool = False
+) -> Draw:
+    """Images as the backbone's processor prepares them; kept in memory on demand where they fit."""
+    transform = EvalTransform(encoder.backbone.processor)
+    device, dtype = encoder.backbone.device, encoder.backbone.dtype
+
+    def draw(positions: Tensor) -> Tensor:
+        return transform([sources[i] for i in positions.tolist()]).to(device, dtype)
+
+    size = 4 * 3 * encoder.backbone.image_size**2 * len(sources)
+    if not keep or size > KEPT_BYTES:
+        return draw
+    batches = _batches(len(sources))
+    kept = [draw(b).cpu() for b in track(batches, "images", len(batches), show)]
+    pixels = torch.cat(kept) if kept else torch.empty(0)
+    return lambda positions: pixels[positions].to(device)
+
+
+def hidden_states(
+    encoder: Encoder, draw: Draw, count: int, show: bool = False
+) -> Callable[[Tensor, int], Tensor]:
+    """Positions (b,) and a vision layer -> what enters it without prompts (b, T, D); kept for one layer."""
+    device = encoder.backbone.device
+
+    @torch.no_grad()
+    def enter(positions: Tensor, layer: int) -> Tensor:
+        return encoder.enter_layer(draw(positions), layer)
+
+    @lru_cache(maxsize=1)
+    def kept(layer: int) -> Tensor | None:
+        batches = _batches(count)
+        one = enter(torch.arange(1), layer)  # (1, T, D)
+        if one.nbytes * count > KEPT_BYTES:
+            return None
+        return torch.cat(
+            [enter(b, layer).cpu() for b in track(batches, f"layer {layer}", len(batches), show)]
+        )
+
+    def below(positions: Tensor, layer: int) -> Tensor:
+        states = kept(layer)
+        return enter(positions, layer) if states is None else states[positions].to(device)
+
+    return below
+
+
+def augmented_pixels(
+    encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation, show: bool
+) -> Draw:
+    """Augmented images, drawn at every call."""
+    stats = image_stats(encoder.backbone.processor)
+    transform = TrainTransform(stats.size, stats.mean, stats.std, augment)
+    device, dtype = encoder.backbone.device, encoder.backbone.dtype
+    images = load_images(sources, side=2 * stats.size, progress=show)
+
+    def draw(positions: Tensor) -> Tensor:
+        return transform([images[i].to(device) for i in positions.tolist()]).to(dtype)
+
+    return draw
+
+
+def image_features(encoder: Encoder, sources: Sequence[ImageSource], show: bool = False) -> Tensor:
+    """Frozen features (N, E) of images without augmentation."""
+    return _features(encoder, plain_pixels(encoder, sources), len(sources), "images", show)
+
+
+@torch.no_grad()
+def _features(encoder: Encoder, draw: Draw, count: int, what: str, show: bool) -> Tensor:
+    batches = _batches(count)
+    done = [encoder.encode_image(draw(b)) for b in track(batches, what, len(batches), show)]
+    return torch.cat(done) if done else torch.empty(0, encoder.backbone.joint_width)
+
+
+def _batches(count: int) -> Sequence[Tensor]:
+    """Positions (b,) of neighbouring images; none where there is no image."""
+    return torch.arange(count).split(BATCH) if count else ()
+
+
+def _lookup(kept: Tensor) -> Draw:
+    """Features (V, N, E) -> for positions (b,) those of one view drawn at random each, (b, E)."""
+
+    def draw(positions: Tensor) -> Tensor:
+        view = torch.randint(len(kept), positions.shape)
+        return kept[view.to(kept.device), positions.to(kept.device)]
+
+    return draw

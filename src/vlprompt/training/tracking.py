@@ -1,0 +1,55 @@
+"""Training curves for TensorBoard, Weights & Biases or MLflow, through the trackers of accelerate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+from vlprompt.errors import UserError
+from vlprompt.training.loop import Record
+
+
+@contextmanager
+def tracked(name: str, folder: Path, options: Any) -> Iterator[Callable[[Record], None] | None]:
+    """What logs the record of an epoch, or nothing without a name.
+
+    Args:
+        folder: for trackers that write files.
+        options: a dataclass; its plain values are stored as the run's configuration.
+
+    Raises:
+        UserError: no such tracker, or it is not installed.
+    """
+    if not name:
+        yield None
+        return
+    if name not in LOGGER_TYPE_TO_CLASS:
+        there = ", ".join(LOGGER_TYPE_TO_CLASS)
+        raise UserError(f"unknown tracker '{name}': there are {there}")
+    PartialState()
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tracker = kind("vlprompt", str(folder)) if kind.requires_logging_directory else kind("vlprompt")
+    except (ImportError, NameError) as error:
+        raise UserError(f"tracker '{name}' is not installed: pip install {name}") from error
+    plain = {k: v for k, v in dataclasses.asdict(options).items() if isinstance(v, int | float | str)}
+    tracker.store_init_configuration(plain)
+    step = 0
+
+    def log(record: Record) -> None:
+        nonlocal step
+        values = {f"{record['stage']}/{k}": v for k, v in record.items() if isinstance(v, float)}
+        tracker.log(values, step=step)
+        step += 1
+
+    try:
+        yield log
+    finally:
+        tracker.finish()
