@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from vlprompt import data
-from vlprompt.benchmark.protocols import one_thread
 from vlprompt.benchmark.suites import SUITES
 from vlprompt.dataset import Dataset
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.training.processes import one_thread
 
 SHOTS = 16
 SUITE = SUITES["toy"]

@@ -10,16 +10,12 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
-from threadpoolctl import threadpool_limits
 
 import vlprompt
 from vlprompt import data
@@ -29,6 +25,7 @@ from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
 from vlprompt.methods.lengths import Lengths
 from vlprompt.training.inputs import Augment
+from vlprompt.training.processes import one_thread
 
 RESULTS_VERSION = 2
 """Raised whenever the same cell gives other numbers than before, so that old records are not reused."""
@@ -216,18 +213,6 @@ def _sample(cell: Cell, name: str) -> Dataset:
 def _load(name: str, root: Path | None) -> Dataset:
     """A data set; a process runs many cells and reads each data set once."""
     return data.load(name, root)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch and for the libraries that scikit-learn computes with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _summary(history: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from vlprompt import data
-from vlprompt.benchmark.protocols import one_thread
 from vlprompt.estimator import artifact
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.jobs.search import lengths_table
 from vlprompt.methods.lengths import Lengths
 from vlprompt.reports.training import Run, write_report
+from vlprompt.training.processes import one_thread
 
 DATA = "toy:digits"
 QUICK = {"optimizer": "adamw", "lr": 0.01, "epochs": 60}
