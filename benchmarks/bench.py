@@ -31,7 +31,9 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from vlprompt.engine.backbones.load import Backbone
-from vlprompt.engine.encoder import Encoder, KeyValue, Plan, Row
+from vlprompt.engine.encoder import Encoder
+from vlprompt.engine.packing import Plan, Row
+from vlprompt.engine.prompt import KeyValue
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch, Method, template_features
 from vlprompt.methods.dpl import PAPER, Supernet

@@ -6,7 +6,9 @@ import torch
 
 from conftest import pad
 from vlprompt.engine.backbones.load import Backbone
-from vlprompt.engine.encoder import Encoder, KeyValue, Plan, Prompt, context_slot
+from vlprompt.engine.encoder import Encoder
+from vlprompt.engine.packing import Plan, context_slot
+from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.errors import UserError
 
 TOLERANCE = {"rtol": 0, "atol": 1e-10}

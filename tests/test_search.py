@@ -12,7 +12,8 @@ from support import vlprompt
 from vlprompt import data
 from vlprompt.engine.attention import AttentionPrompt
 from vlprompt.engine.backbones import load as backbone
-from vlprompt.engine.encoder import Encoder, Plan
+from vlprompt.engine.encoder import Encoder
+from vlprompt.engine.packing import Plan
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method

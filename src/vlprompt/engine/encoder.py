@@ -1,20 +1,16 @@
 """A frozen backbone with prompts: text and images in, L2-normalised features out.
 
-Three kinds of prompt exist, in either branch (see ``spec``: context tokens at the input, tokens
-replaced at deeper layers, keys and values inside the attention); :class:`Prompt` holds them. The
-text branch never computes what cannot reach the class feature: sequences end at the end-of-text
-token, and the prefix that all sequences share is run once (:class:`Plan`).
+A :class:`~vlprompt.engine.prompt.Prompt` is what is added to a branch. The text branch never
+computes what cannot reach the class feature: sequences end at the end-of-text token, and the prefix
+that all sequences share is run once (:class:`~vlprompt.engine.packing.Plan`).
 
 Shapes: K sequences (classes), B images, n context length, D width of a branch, E joint width.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import groupby
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -25,11 +21,9 @@ from torch.utils.checkpoint import checkpoint
 
 from vlprompt.engine.attention import AttentionPrompt, Pack
 from vlprompt.engine.backbones.load import Backbone
+from vlprompt.engine.packing import Plan, Row
+from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.errors import UserError
-
-Row = tuple[int, ...]
-"""One sequence: token ids, and ``context_slot(i)`` where row i of a context tensor stands."""
-
 
 KEPT_PER_TOKEN = 11
 """Hidden states, in widths, that one layer keeps of one token for the backward pass (measured: 10.4)."""
@@ -44,100 +38,6 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
-
-
-def context_slot(index: int) -> int:
-    """The entry of a :data:`Row` that stands for row ``index`` of the context."""
-    return -1 - index
-
-
-NOWHERE = sys.maxsize
-"""The first layer of a prompt that reaches none."""
-
-
-@dataclass(frozen=True)
-class KeyValue:
-    """The key/value prompt of one layer.
-
-    Args:
-        tokens: (c, D) prompt tokens; with ``weights``, the candidates' tokens one after the other.
-        weights: (C+1,) mixture weights over "none" and the C candidates (DPL's supernet).
-        lengths: context length of each candidate; needed with ``weights``.
-    """
-
-    tokens: Tensor
-    weights: Tensor | None = None
-    lengths: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is added to one branch.
-
-    Args:
-        context: tokens of the input. Text: (M, D), or (B, M, D) for a context of its own per image;
-            sequences refer to its rows. Vision: (n, D), appended after the patch tokens.
-        deep: ``deep[i]`` (n_i, D) takes the place of the context, however long it was, at the input
-            of layer i + 1; n_i = 0 takes it away. After the last replaced layer the tokens flow on.
-        keys_values: ``keys_values[l]`` is added inside layer l; ``None`` adds nothing there.
-    """
-
-    context: Tensor | None = None
-    deep: Sequence[Tensor] = ()
-    keys_values: Sequence[KeyValue | None] = ()
-
-    @property
-    def empty(self) -> bool:
-        """Whether it adds nothing."""
-        return self.context is None and not self.deep and self.first == NOWHERE
-
-    @property
-    def first(self) -> int:
-        """The first layer that it reaches: the hidden states that enter that layer do not depend on it."""
-        if self.context is not None:
-            return 0
-        deep = (index + 1 for index, tokens in enumerate(self.deep) if len(tokens))
-        inside = (index for index, kv in enumerate(self.keys_values) if kv is not None and len(kv.tokens))
-        return min((*deep, *inside), default=NOWHERE)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How K sequences are packed: computed from integers alone, once.
-
-    Args:
-        pack: prefix and groups of suffixes.
-        entries: (T,) the pack's entries: token ids or context slots.
-        positions: (T,) position of each entry in its own sequence.
-        owners: (K,) which suffix each sequence has; equal sequences share one.
-    """
-
-    pack: Pack
-    entries: Tensor
-    positions: Tensor
-    owners: Tensor
-
-    @staticmethod
-    def of(rows: Sequence[Row]) -> Plan:
-        """Pack sequences: longest common prefix, then the distinct suffixes ordered by length."""
-        return _plan(tuple(rows))
-
-
-@lru_cache(maxsize=256)
-def _plan(rows: tuple[Row, ...]) -> Plan:
-    first, last = min(rows), max(rows)
-    shortest = min(map(len, rows))
-    common = next((i for i in range(shortest) if first[i] != last[i]), shortest)
-    prefix = min(common, shortest - 1)  # every suffix keeps at least its end-of-text token
-    suffixes = sorted({row[prefix:] for row in rows}, key=lambda s: (len(s), s))
-    groups = tuple((len(list(same)), length) for length, same in groupby(map(len, suffixes)))
-    entries, positions = list(rows[0][:prefix]), list(range(prefix))
-    for suffix in suffixes:
-        entries += suffix
-        positions += range(prefix, prefix + len(suffix))
-    index = {suffix: i for i, suffix in enumerate(suffixes)}
-    owners = torch.tensor([index[row[prefix:]] for row in rows])
-    return Plan(Pack(prefix, groups), torch.tensor(entries), torch.tensor(positions), owners)
 
 
 class Encoder:

@@ -28,7 +28,7 @@ from vlprompt.data.transforms import EvalTransform
 from vlprompt.dataset import ImageSource
 from vlprompt.engine import attention
 from vlprompt.engine.attention import AttentionPrompt
-from vlprompt.engine.encoder import Prompt
+from vlprompt.engine.prompt import Prompt
 from vlprompt.errors import UserError
 from vlprompt.insight.words import nearest_words
 from vlprompt.methods.base import Method

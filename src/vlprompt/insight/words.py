@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tyro.conf import Positional
 
-from vlprompt.engine.encoder import context_slot
+from vlprompt.engine.packing import context_slot
 from vlprompt.errors import UserError
 from vlprompt.methods.base import Method
 

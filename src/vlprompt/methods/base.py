@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlprompt.engine.encoder import Encoder, Prompt, Row, context_slot
+from vlprompt.engine.encoder import Encoder
+from vlprompt.engine.packing import Row, context_slot
+from vlprompt.engine.prompt import Prompt
 from vlprompt.errors import UserError
 from vlprompt.methods.lengths import check_lengths
 

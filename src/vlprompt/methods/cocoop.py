@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlprompt.engine.encoder import Prompt, Row
+from vlprompt.engine.packing import Row
+from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
 from vlprompt.methods.base import Batch, Losses, Method, context_parameter, learnable_rows
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vlprompt.engine.encoder import Prompt, Row
+from vlprompt.engine.packing import Row
+from vlprompt.engine.prompt import Prompt
 from vlprompt.errors import UserError
 from vlprompt.methods import base
 from vlprompt.methods.base import Method, context_parameter, learnable_rows

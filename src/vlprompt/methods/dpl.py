@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlprompt.engine.encoder import Encoder, KeyValue, Prompt, Row, context_slot
+from vlprompt.engine.encoder import Encoder
+from vlprompt.engine.packing import Row, context_slot
+from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.errors import UserError
 from vlprompt.methods import base
 from vlprompt.methods.base import (

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlprompt.engine.encoder import Prompt, Row
+from vlprompt.engine.packing import Row
+from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import coop
 from vlprompt.methods.base import Losses, Method, Outputs, learnable_rows, template_features
 from vlprompt.methods.coop import CoOp

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from vlprompt.engine.encoder import Prompt, Row
+from vlprompt.engine.packing import Row
+from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
 from vlprompt.methods.base import (
     Method,

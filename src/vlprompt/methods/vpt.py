@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlprompt.engine.encoder import Prompt, Row
+from vlprompt.engine.packing import Row
+from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
 from vlprompt.methods.base import DEFAULT_TEMPLATE, Method, deep_tokens, fill, layer_lengths, random_tokens
 
