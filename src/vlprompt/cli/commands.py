@@ -182,6 +182,7 @@ def report(results: Positional[Path], /, out: Path = Path("report.html"), tables
     from vlprompt.benchmark.report import write_bench_report
     from vlprompt.benchmark.store import Store
     from vlprompt.benchmark.tables import latex_tables, markdown_tables
+    from vlprompt.files import write_text
 
     file = results / "results.jsonl" if results.is_dir() else results
     if not file.is_file():
@@ -192,7 +193,6 @@ def report(results: Positional[Path], /, out: Path = Path("report.html"), tables
     write_bench_report(records, out)
     print(f"report in {out}")
     if tables is not None:
-        tables.mkdir(parents=True, exist_ok=True)
-        (tables / "tables.md").write_text(markdown_tables(records), encoding="utf-8")
-        (tables / "tables.tex").write_text(latex_tables(records), encoding="utf-8")
+        write_text(tables / "tables.md", markdown_tables(records))
+        write_text(tables / "tables.tex", latex_tables(records))
         print(f"tables in {tables}")

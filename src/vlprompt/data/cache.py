@@ -18,7 +18,8 @@ from zlib import crc32
 
 import numpy as np
 
-from vlprompt.files import written_beside
+from vlprompt.errors import UserError
+from vlprompt.files import whole_file
 
 LIMIT = 10 << 30
 """Bytes of the whole cache; 16 images of each of ImageNet's classes take 9 GB."""
@@ -92,10 +93,10 @@ class DecodedCache:
             entry.parent.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(entry.parent).free < KEPT_FREE + pixels.nbytes:
                 return
-            with written_beside(entry) as beside, beside.open("wb") as file:
+            with whole_file(entry) as beside, beside.open("wb") as file:
                 file.write(HEADER.pack(height, width, crc32(pixels.data)))
                 file.write(pixels.data)
-        except OSError:
+        except (OSError, UserError):
             return
         with self._lock:
             self._written += pixels.nbytes

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from vlprompt.data.images import is_image
 from vlprompt.errors import UserError
-from vlprompt.files import written_beside
+from vlprompt.files import write_text
 
 log = logging.getLogger("vlprompt")
 SEED = 1
@@ -105,11 +105,8 @@ def _save(split: Split, file: Path) -> None:
         "'%s' was missing and is made by CoOp's rule: for the images of CoOp's papers use CoOp's own file",
         file,
     )
-    with (
-        suppress(OSError),
-        written_beside(file) as beside,
-    ):  # read-only: it is made again, the same, next time
-        beside.write_text(json.dumps(split._asdict(), ensure_ascii=False), encoding="utf-8")
+    with suppress(UserError):  # read-only: it is made again, the same, next time
+        write_text(file, json.dumps(split._asdict(), ensure_ascii=False))
 
 
 def divide(classes: Iterable[tuple[int, str, list[str]]]) -> Split:

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from vlprompt import files
 from vlprompt.errors import UserError
 
 FORMAT = 1
@@ -38,39 +39,14 @@ def folder_beside(target: Path) -> Iterator[Path]:
     Raises:
         UserError: the place cannot be written, or ``target`` holds something that is no classifier.
     """
-    target = Path(os.path.abspath(target))  # so that it has a name, also where it is '.'
-    beside, old = (target.with_name(target.name + suffix) for suffix in (".part", ".old"))
-    try:
-        empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
-        if not empty and not (target / CONFIG).is_file():
-            raise UserError(
-                f"output '{target}' exists and is no classifier: give another folder or remove it"
-            )
-        new = not beside.exists()
-        beside.mkdir(parents=True, exist_ok=True)
-        probe = beside / ".write"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"output '{target}' cannot be written ({error.strerror}): give a folder you may write to"
-        ) from error
-    if not first_process():
+    if first_process():
+        with files.whole_folder(target, "classifier", CONFIG, kept=f"{CHECKPOINTS}/*") as beside:
+            yield beside
+    else:
+        beside = files.folder_beside(target, "classifier", CONFIG)
         with TemporaryDirectory() as scratch:
             (Path(scratch) / CHECKPOINTS).symlink_to(beside / CHECKPOINTS)
             yield Path(scratch)
-        return
-    try:
-        yield beside
-    except BaseException:
-        if new and not any((beside / CHECKPOINTS).glob("*")):
-            shutil.rmtree(beside)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(beside, target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -82,7 +58,8 @@ def write(
     folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], history: list[Any], card: str
 ) -> None:
     """Write a classifier's files into an existing folder."""
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, folder / PROMPTS)
+    content = save({k: v.detach().contiguous().cpu() for k, v in tensors.items()})
+    (folder / PROMPTS).write_bytes(content)
     written = json.dumps({"format": FORMAT} | config, indent=1, ensure_ascii=False)
     (folder / CONFIG).write_text(written + "\n", encoding="utf-8")
     (folder / HISTORY).write_text(json.dumps(history) + "\n")

@@ -22,6 +22,7 @@ from tyro.conf import Positional
 from vlprompt.data.transforms import image_stats
 from vlprompt.errors import UserError
 from vlprompt.estimator import artifact
+from vlprompt.files import write_text
 from vlprompt.methods.base import Method
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def export_onnx(classifier: PromptClassifier, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     exported.save(path, external_data=weights > IN_ONE_FILE)
     preparation = _preparation(backbone.processor) | {"class_names": names}
-    path.with_suffix(".json").write_text(json.dumps(preparation, indent=1, ensure_ascii=False) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps(preparation, indent=1, ensure_ascii=False) + "\n")
 
 
 def _check_onnx(path: Path) -> None:

@@ -71,7 +71,6 @@ def run(options: SearchOptions, settings: Settings, argv: Sequence[str]) -> dict
     found = {s: search(sample, settings, options, s) for s, sample in samples.items()}
     runs = [f.lengths for f in found.values()]
     lengths = runs[0] if len(runs) == 1 else agreed(runs)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     lengths.save(options.out)
     seed, sample = next(iter(samples.items()))
     accuracy = measure(sample, lengths, settings, options, seed) if options.control else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlprompt.errors import UserError
+from vlprompt.files import write_text
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,12 @@ class Lengths:
         return sum(self.text) + sum(self.vision)
 
     def save(self, path: Path) -> None:
-        """Write JSON; the file appears whole or not at all."""
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(beside, path)
+        """Write JSON; the file appears whole or not at all.
+
+        Raises:
+            UserError: the place cannot be written, or is full.
+        """
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @staticmethod
     def load(path: Path) -> Lengths:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 import vlprompt
+from vlprompt.files import write_text
 from vlprompt.reports import plots
 
 
@@ -23,13 +23,13 @@ def write_page(path: Path, title: str, lead: str, sections: Iterable[str]) -> No
     Args:
         lead: HTML of the paragraph below the title.
         sections: of :func:`section`; empty ones are left out.
+
+    Raises:
+        UserError: the place cannot be written, or is full.
     """
     body = "\n".join(filter(None, sections))
     page = PAGE.format(title=escape(title), lead=lead, style=STYLE, body=body, version=vlprompt.__version__)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, page)
 
 
 def section(heading: str, *parts: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,10 +23,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from vlprompt.errors import UserError
+from vlprompt.files import whole_file
 from vlprompt.methods.base import Batch, Losses, Method, Objective
 from vlprompt.progress import bar
 
@@ -309,12 +309,9 @@ class _Stage:
             "history": json.dumps(self.history),
             "scaler": json.dumps(scaler.state_dict() if scaler else {}),
         }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.file.with_name(self.file.name + ".part")
-        save_file(
-            {key: value.detach().contiguous().cpu() for key, value in tensors.items()}, beside, metadata
-        )
-        os.replace(beside, self.file)
+        content = save({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, metadata)
+        with whole_file(self.file) as beside:
+            beside.write_bytes(content)
 
     def _load(self) -> None:
         if self.file is None or not self.file.exists():
