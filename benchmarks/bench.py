@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from vlprompt.engine.backbones.load import Backbone
+from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Plan, Row
 from vlprompt.engine.prompt import KeyValue
@@ -70,7 +70,7 @@ def make_encoder(device: str) -> Encoder:
         text_config={"bos_token_id": START, "eos_token_id": END},
         vision_config={"patch_size": 16},
     )
-    return Encoder(Backbone(CLIPModel(config).to(device), WordTokenizer()))
+    return Encoder(CLIPBackbone(CLIPModel(config).to(device), WordTokenizer()))
 
 
 @dataclass

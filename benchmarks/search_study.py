@@ -32,7 +32,7 @@ from tune import sample
 
 from vlprompt import data
 from vlprompt.dataset import Dataset
-from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
 from vlprompt.methods.lengths import Lengths, random_lengths
@@ -60,7 +60,7 @@ class Study:
         self.dataset: Dataset = (
             sample(task, seed) if held_out else data.few_shot(data.load(f"toy:{task}"), 16, seed)
         )
-        self.encoder = Encoder(backbone.load("toy"))
+        self.encoder = Encoder(load_backbone("toy"))
         self.splits = {
             "train": make_split(self.encoder, self.dataset.train),
             "val": make_split(self.encoder, self.dataset.val),

@@ -16,7 +16,7 @@ sys.path += [str(HERE), str(HERE.parent / "benchmarks")]
 
 from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
-from vlprompt.engine.backbones.load import Backbone  # noqa: E402
+from vlprompt.engine.backbones.clip import CLIPBackbone  # noqa: E402
 from vlprompt.engine.encoder import Encoder  # noqa: E402
 
 
@@ -30,7 +30,7 @@ def tiny() -> CLIPModel:
 def encoder() -> Encoder:
     """An encoder of the golden CLIP in float64, with no tokenizer."""
     model = CLIPModel.from_pretrained(GOLDEN / "tiny-clip").double()
-    return Encoder(Backbone(model, None))
+    return Encoder(CLIPBackbone(model, None))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from transformers.utils import logging as hf_logging
 
 from vlprompt.data.fewshot import few_shot, subsample
 from vlprompt.dataset import Dataset, Item
-from vlprompt.engine.backbones.load import Backbone
+from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
@@ -107,7 +107,7 @@ def read_case(folder: Path, name: str) -> Case:
             table[words] = [*ids[: 1 + n_words], ids[-1]]
         table[f"{n}."] = ids[:1] + ids[1 + n_words :]
         table[n] = ids[:1] + ids[1 + n_words : -2] + ids[-1:]  # a full stop and the end are left out
-    backbone = Backbone(CLIPModel.from_pretrained(folder / "tiny-clip"), TableTokenizer(table))
+    backbone = CLIPBackbone(CLIPModel.from_pretrained(folder / "tiny-clip"), TableTokenizer(table))
     return Case(tensors, info, Encoder(backbone), templates, words)
 
 

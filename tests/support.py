@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from vlprompt.cli import main as cli
-from vlprompt.engine.backbones.load import TOY_FOLDER, Backbone, load
+from vlprompt.engine.backbones.clip import CLIPBackbone
+from vlprompt.engine.backbones.load import TOY_FOLDER, load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.training.loop import Split
@@ -75,12 +76,12 @@ def write_clip(folder: Path, safe: bool = True) -> Path:
 
 def random_encoder(dtype: torch.dtype = torch.float64) -> Encoder:
     """An encoder of the random CLIP, with the toy tokenizer."""
-    return Encoder(Backbone(random_clip().to(dtype), AutoTokenizer.from_pretrained(TOY_FOLDER)))
+    return Encoder(CLIPBackbone(random_clip().to(dtype), AutoTokenizer.from_pretrained(TOY_FOLDER)))
 
 
 def toy_encoder(dtype: torch.dtype = torch.float32) -> Encoder:
     """An encoder of the toy backbone."""
-    return Encoder(load("toy", dtype=dtype))
+    return Encoder(load_backbone("toy", dtype=dtype))
 
 
 def random_split(count: int = 9, seed: int = 0) -> Split:

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, CLIPModel
 from conftest import GOLDEN
 from support import write_clip
 from vlprompt.data.transforms import EvalTransform
-from vlprompt.engine.backbones import load as backbone
-from vlprompt.engine.backbones.load import TOY_FOLDER
+from vlprompt.engine.backbones.load import TOY_FOLDER, load_backbone
+from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 
@@ -29,7 +29,7 @@ def clip(tmp_path):
 
 def refused(name, match: str) -> None:
     with pytest.raises(UserError, match=match) as error:
-        backbone.load(str(name))
+        load_backbone(str(name))
     assert "\n" not in str(error.value)
 
 
@@ -39,7 +39,7 @@ def refused(name, match: str) -> None:
 @pytest.mark.parametrize("which", ["toy", "folder"])
 def test_its_features_are_those_of_the_stock_model(which, clip):
     name, folder = ("toy", TOY_FOLDER) if which == "toy" else (str(clip), clip)
-    loaded = backbone.load(name)
+    loaded = load_backbone(name)
     encoder = Encoder(loaded)
     stock = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -59,32 +59,32 @@ def test_its_features_are_those_of_the_stock_model(which, clip):
 
 
 def test_it_is_frozen_and_in_float32(clip):
-    loaded = backbone.load(str(clip))
+    loaded = load_backbone(str(clip))
     assert not loaded.model.training and not any(p.requires_grad for p in loaded.model.parameters())
-    assert loaded.dtype == torch.float32 and backbone.load("toy").dtype == torch.float32
-    assert backbone.load("toy", dtype=torch.float64).dtype == torch.float64
+    assert loaded.dtype == torch.float32 and load_backbone("toy").dtype == torch.float32
+    assert load_backbone("toy", dtype=torch.float64).dtype == torch.float64
 
 
 def test_the_revision_is_that_of_weights_and_configuration(clip, tmp_path):
-    before = backbone.load(str(clip)).revision
-    assert before and before == backbone.load(str(clip)).revision
+    before = load_backbone(str(clip)).revision
+    assert before and before == load_backbone(str(clip)).revision
     config = json.loads((clip / "config.json").read_text())
     (clip / "config.json").write_text(json.dumps(config, indent=7, sort_keys=True))
     (clip / "README.md").write_text("other words")
-    assert backbone.load(str(clip)).revision == before
+    assert load_backbone(str(clip)).revision == before
     weights = load_file(clip / "model.safetensors")
     weights["logit_scale"] += 1e-3
     save_file(weights, clip / "model.safetensors", {"format": "pt"})
-    assert backbone.load(str(clip)).revision != before
+    assert load_backbone(str(clip)).revision != before
 
 
 def test_a_folder_below_home_and_one_called_toy(clip, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert backbone.load("~/clip").joint_width == 24
+    assert load_backbone("~/clip").joint_width == 24
     monkeypatch.chdir(tmp_path)
     clip.rename(tmp_path / "toy")
-    assert backbone.load("toy").joint_width != 24  # the built-in one
-    assert backbone.load("./toy").joint_width == 24
+    assert load_backbone("toy").joint_width != 24  # the built-in one
+    assert load_backbone("./toy").joint_width == 24
 
 
 # What is refused.
@@ -153,8 +153,8 @@ def test_configurations_of_other_models(clip, tmp_path):
 @pytest.mark.parametrize("name", ["tpu9", "", "cuda:99", "meta"])
 def test_devices_that_are_not_there(name):
     with pytest.raises(UserError, match=f"device '{name}' is not there"):
-        backbone.pick_device(name)
-    assert backbone.pick_device("cpu").type == "cpu" and backbone.pick_device("auto")
+        pick_device(name)
+    assert pick_device("cpu").type == "cpu" and pick_device("auto")
 
 
 # Tokens.

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import pad
-from vlprompt.engine.backbones.load import Backbone
+from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Plan, context_slot
 from vlprompt.engine.prompt import KeyValue, Prompt
@@ -45,7 +45,7 @@ def compare(ours: torch.Tensor, theirs: torch.Tensor, inputs: list[torch.Tensor]
 
 @pytest.fixture
 def both(other_clip):
-    return Encoder(Backbone(other_clip, None)), other_clip
+    return Encoder(CLIPBackbone(other_clip, None)), other_clip
 
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
@@ -169,7 +169,7 @@ def test_a_name_that_is_too_long_is_named():
     from transformers import CLIPModel
 
     model = CLIPModel.from_pretrained("tests/golden/tiny-clip")
-    encoder = Encoder(Backbone(model, lambda texts: {"input_ids": [[22] * 90 for _ in texts]}))
+    encoder = Encoder(CLIPBackbone(model, lambda texts: {"input_ids": [[22] * 90 for _ in texts]}))
     with pytest.raises(UserError, match=r"'endless name'.*90 tokens.*77"):
         encoder.tokenize(["endless name"])
 

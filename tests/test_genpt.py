@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch
@@ -18,7 +18,7 @@ TEMPLATES = ("a photo of a {}.", "a drawing of a {}.", "this is a {}.")
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(backbone.load("toy"))
+    return Encoder(load_backbone("toy"))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from vlprompt import PromptClassifier
-from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
@@ -50,7 +50,7 @@ def train(method: str, spoilt: int | None = None) -> dict:
     try:
         torch.manual_seed(3)
         kind = get_method(method)
-        encoder = Encoder(backbone.load("toy", dtype=torch.float64))
+        encoder = Encoder(load_backbone("toy", dtype=torch.float64))
         fitted = kind(encoder, CLASSES, kind.Settings(**METHODS[method]))
         options = TrainOptions(seed=1, device="cpu", clip_grad=1.0)
         history = fit(fitted, {"train": split(1, spoilt), "val": split(2)}, options, show=False)
@@ -65,7 +65,7 @@ def search() -> dict:
     torch.manual_seed(3)
     kind = get_method("dpl")
     settings = kind.Settings(**METHODS["dpl"], warmup=0)
-    supernet = kind(Encoder(backbone.load("toy")), CLASSES, settings).first_stage()
+    supernet = kind(Encoder(load_backbone("toy")), CLASSES, settings).first_stage()
     before = supernet.text_alphas.detach().clone()
     fit(supernet, {"train": split(1), "val": split(2)}, TrainOptions(seed=1, device="cpu"), show=False)
     return dict(supernet.named_parameters()) | {"before": before}

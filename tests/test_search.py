@@ -11,7 +11,7 @@ from tune import sample
 from support import vlprompt
 from vlprompt import data
 from vlprompt.engine.attention import AttentionPrompt
-from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Plan
 from vlprompt.errors import UserError
@@ -26,7 +26,7 @@ NAMES = ("red circle", "blue star", "green heart")
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(backbone.load("toy"))
+    return Encoder(load_backbone("toy"))
 
 
 @pytest.fixture(scope="module")

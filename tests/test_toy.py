@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 from vlprompt import data
 from vlprompt.data import open_image
-from vlprompt.engine.backbones import load as backbone
-from vlprompt.engine.backbones.load import TOY_FOLDER
+from vlprompt.engine.backbones.load import TOY_FOLDER, load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.toy import pretrain
@@ -115,7 +114,7 @@ def test_the_committed_weights_are_small_and_in_half_precision():
     "text", ["", "a cat", "A CAT", "crêpe 日本 😀", "\x00\n\t", "{}", "ＦＵＬＬ", "Ω≈ç√", "<end>", "a" * 30]
 )
 def test_the_tokenizer_encodes_any_text(text):
-    encoder = Encoder(backbone.load("toy"))
+    encoder = Encoder(load_backbone("toy"))
     tokenizer = encoder.backbone.tokenizer
     (row,) = encoder.tokenize([text])
     assert row[0] == tokenizer.bos_token_id and row[-1] == tokenizer.eos_token_id
@@ -126,7 +125,7 @@ def test_the_tokenizer_encodes_any_text(text):
 
 
 def test_the_tokenizer_keeps_the_text():
-    tokenizer = backbone.load("toy").tokenizer
+    tokenizer = load_backbone("toy").tokenizer
     for text in ("a photo of a red star.", "crêpe 日本 😀"):
         ids = tokenizer([text])["input_ids"][0]
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
@@ -136,7 +135,7 @@ def test_pretraining_writes_a_folder_that_loads(tmp_path):
     few = {"pictures": 64, "epochs": 2, "batch_size": 16, "device": "cpu", "show": False}
     assert np.isfinite(pretrain.pretrain(tmp_path / "a", **few))
     assert not list(tmp_path.glob("*.part"))
-    loaded = backbone.load(str(tmp_path / "a"))
+    loaded = load_backbone(str(tmp_path / "a"))
     encoder = Encoder(loaded)
     with torch.no_grad():
         assert encoder.encode_text(encoder.tokenize(["a red star"])).isfinite().all()

@@ -7,7 +7,7 @@ import pytest
 import tyro
 
 from vlprompt import PromptClassifier, UserError
-from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.insight.words import nearest_words, words
 from vlprompt.methods import get_method
@@ -17,7 +17,7 @@ NAMES = ("red circle", "blue square")
 
 @pytest.fixture(scope="module")
 def toy() -> Encoder:
-    return Encoder(backbone.load("toy"))
+    return Encoder(load_backbone("toy"))
 
 
 def build(encoder: Encoder, name: str, **settings):

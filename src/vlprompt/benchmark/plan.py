@@ -35,7 +35,7 @@ from vlprompt.benchmark.protocols import (
 from vlprompt.benchmark.store import Store
 from vlprompt.benchmark.suites import SUITES, Settings
 from vlprompt.benchmark.workers import Outcome, default_workers, run_in_processes
-from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import all_methods, get_method
@@ -180,7 +180,7 @@ def make_plan(choice: Choice, records: Sequence[Record], workers: int) -> Plan:
         UserError: unknown names or settings, no such model, no root.
     """
     _check(choice)
-    encoder = Encoder(backbone.load(choice.model))
+    encoder = Encoder(load_backbone(choice.model))
     changes = parse_changes(choice.changes, choice.methods)
     cells: list[Cell] = []
     left_out: list[str] = []

@@ -102,11 +102,11 @@ def methods(model: str = "toy", json: bool = False) -> None:
         model: backbone for which parameters are counted.
         json: print a JSON list.
     """
-    from vlprompt.engine.backbones import load as backbone
+    from vlprompt.engine.backbones.load import load_backbone
     from vlprompt.engine.encoder import Encoder
     from vlprompt.methods import all_methods
 
-    encoder = Encoder(backbone.load(model))
+    encoder = Encoder(load_backbone(model))
     rows = []
     for name, kind in all_methods().items():
         method = kind(encoder, ("cat", "dog"))

@@ -14,6 +14,9 @@ Two things are new to plain attention:
 Shapes: B rows, h heads, T sequence positions, d head width, c prompt keys, C candidates.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +26,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "vlprompt"
+_record: ContextVar[list[Tensor] | None] = ContextVar("record", default=None)
 
 
 @dataclass(frozen=True)
@@ -193,11 +197,35 @@ def prompt_attention(
         output, lse = attend(query, key, value, scaling)
     else:
         key, value = torch.cat([shared[0], key], 2), torch.cat([shared[1], value], 2)
-        output = nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
-        return output.transpose(1, 2), None
+        output = _attend_all(query, key, value, scaling)
     if prompt.weights is not None:
         output = mix(output, lse, query, prompt, scaling)
     return output.transpose(1, 2), None
+
+
+@contextmanager
+def record_attention() -> Iterator[list[Tensor]]:
+    """A list that fills with the attention probabilities (B, h, Q, c + T) of every layer that sees an image.
+
+    Keys of prompts stand first. Nothing about the model changes: other threads compute as ever and do not
+    fill this list. A supernet's mixture is not recorded; it is searched, never used as a classifier.
+    """
+    record: list[Tensor] = []
+    token = _record.set(record)
+    try:
+        yield record
+    finally:
+        _record.reset(token)
+
+
+def _attend_all(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attention in which every query (B, h, Q, d) sees every key; its probabilities are recorded if asked."""
+    record = None if torch.compiler.is_compiling() else _record.get()  # no exporter can trace the latter
+    if record is None:
+        return nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
+    probability = (query @ key.mT * scaling).softmax(-1)  # (B, h, Q, S)
+    record.append(probability)
+    return probability @ value
 
 
 def _upcast(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vlprompt.engine.attention import AttentionPrompt, Pack
-from vlprompt.engine.backbones.load import Backbone
+from vlprompt.engine.backbones.protocol import Backbone
 from vlprompt.engine.packing import Plan, Row
 from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.errors import UserError

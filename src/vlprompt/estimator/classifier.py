@@ -20,7 +20,8 @@ from torch import Tensor
 
 import vlprompt
 from vlprompt.dataset import Dataset, ImageSource, Item
-from vlprompt.engine.backbones import load as backbone
+from vlprompt.engine.backbones.load import TOY, load_backbone
+from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.estimator import artifact, card
@@ -173,7 +174,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
                 raise UserError(f"template '{template}': it needs {{}} where the class name shall stand")
         if self.views < 0:
             raise UserError(f"views {self.views}: give a number from 0")
-        encoder = Encoder(backbone.load(self.model, backbone.pick_device(self.device)))
+        encoder = Encoder(load_backbone(self.model, pick_device(self.device)))
         torch.manual_seed(self._options().seed)
         settings = kind.settings_for(shots, **changes)
         self.method_ = kind(encoder, dataset.classnames, settings, dataset.templates)
@@ -191,7 +192,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         frozen = all(m.vision_prompt() is None for m in stages)
         augment: Augment = self.augment  # type: ignore[assignment]
         if self.augment == "auto":
-            augment = "none" if self.model == backbone.TOY else "crop+flip"
+            augment = "none" if self.model == TOY else "crop+flip"
         encoder = self.method_.encoder
         if not objectives:  # nothing will be drawn
             labels = torch.tensor([item.label for item in train])
@@ -345,7 +346,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             **options,
         )
         try:
-            frozen = backbone.load(self.model, backbone.pick_device(device))
+            frozen = load_backbone(self.model, pick_device(device))
         except UserError as error:
             raise UserError(
                 f"classifier '{folder}' needs the backbone '{made_with['name']}' (revision "

@@ -10,31 +10,24 @@ Shapes: h heads, T positions of a layer, c prompt keys, N class token and patche
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import AttentionInterface
 
 from vlprompt.data.images import open_image
 from vlprompt.data.transforms import EvalTransform
 from vlprompt.dataset import ImageSource
-from vlprompt.engine import attention
-from vlprompt.engine.attention import AttentionPrompt
+from vlprompt.engine.attention import record_attention
 from vlprompt.engine.prompt import Prompt
 from vlprompt.errors import UserError
 from vlprompt.insight.words import nearest_words
 from vlprompt.methods.base import Method
-
-NAME = "vlprompt_recorded"
-_record: ContextVar[list[Tensor] | None] = ContextVar("record", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +99,7 @@ def patch_relevance(method: Method, pixels: Tensor, chosen: int | None = None) -
     """
     with torch.no_grad():
         predictor = method.predictor()
-    vision = method.encoder.backbone.model.vision_model
-    with torch.enable_grad(), record_attention(vision) as attentions:
+    with torch.enable_grad(), record_attention() as attentions:
         # Where no prompt is learned in the vision branch, only the pixels can carry a gradient.
         logits = predictor(pixels.detach().requires_grad_())[0]  # (K,)
         layers = len(method.encoder.backbone.vision_layers)
@@ -118,7 +110,7 @@ def patch_relevance(method: Method, pixels: Tensor, chosen: int | None = None) -
             )
         target = logits.argmax() if chosen is None else chosen
         gradients = torch.autograd.grad(logits[target], attentions)
-    tokens = 1 + vision.embeddings.num_patches
+    tokens = 1 + method.encoder.backbone.patches
     probabilities = [a[0].detach() for a in attentions]
     relevance = roll_out(probabilities, [g[0] for g in gradients], tokens, method.vision_prompt())
     return relevance[1:], logits.detach().softmax(-1)
@@ -145,51 +137,6 @@ def roll_out(
     return relevance[0]
 
 
-@contextmanager
-def record_attention(model: Any) -> Iterator[list[Tensor]]:
-    """A list that fills with the attention probabilities (B, h, T, c + T) of every layer that runs.
-
-    The model's attention function is exchanged meanwhile; other threads get the same numbers and do
-    not fill this list.
-    """
-    record: list[Tensor] = []
-    token = _record.set(record)
-    model.set_attn_implementation(NAME)
-    try:
-        yield record
-    finally:
-        model.set_attn_implementation(attention.NAME)
-        _record.reset(token)
-
-
-def recorded_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    prompt: AttentionPrompt | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """:func:`vlprompt.engine.attention.prompt_attention` for images, with its probabilities written out.
-
-    Args:
-        query, key, value: (B, h, T, d).
-    """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if prompt is not None and prompt.key is not None and prompt.value is not None:
-        assert prompt.weights is None, "a supernet is searched, never used as a classifier"
-        rows = query.shape[0]
-        key = torch.cat([prompt.key.expand(rows, -1, -1, -1), key], 2)
-        value = torch.cat([prompt.value.expand(rows, -1, -1, -1), value], 2)
-    probability = (query @ key.mT * scaling).softmax(-1)  # (B, h, T, c + T)
-    record = _record.get()
-    if record is not None:
-        record.append(probability)
-    return (probability @ value).transpose(1, 2), None
-
-
 def seen_box(processor: Any, width: int, height: int) -> tuple[int, int, int, int]:
     """The part (left, top, right, bottom) of an image that is left after the processor's centre crop."""
     if not getattr(processor, "do_center_crop", False):
@@ -212,6 +159,3 @@ def _spread(relevance: Tensor, box: tuple[int, int, int, int], size: tuple[int, 
     heat = np.zeros(size[::-1], dtype=np.float32)
     heat[top:bottom, left:right] = F.interpolate(grid, (bottom - top, right - left), mode="bilinear")[0, 0]
     return heat
-
-
-AttentionInterface.register(NAME, recorded_attention)

@@ -1,0 +1,119 @@
+"""What a family of backbones gives the encoder, in common words: embed, enter, layers, finish.
+
+A family is a file beside this one with a subclass of :class:`Backbone`, the only place that knows the
+names inside its stock model, and a row in ``load.FAMILIES``.
+
+Shapes: B rows, T positions, D width of a branch, E joint width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlprompt.engine.activation import fuse_activations
+from vlprompt.engine.attention import NAME, AttentionPrompt
+
+
+class Backbone(ABC):
+    """A frozen dual encoder with a causal text branch, read at its end-of-text token.
+
+    Its layers run as ``transformers`` wrote them, with the attention function of
+    :mod:`vlprompt.engine.attention`.
+
+    Args:
+        model: the stock model; set to eval mode, gradients off, attention function exchanged.
+        tokenizer: called with a list of texts, gives ``{"input_ids": lists}`` with start and end.
+        processor: image processor of ``transformers``; ``None`` where images come as tensors.
+        name: what the user called it: ``toy``, a hub id or a folder.
+        revision: commit of a hub model or digest of local weights; ``None`` if unknown.
+    """
+
+    text_layers: nn.ModuleList
+    vision_layers: nn.ModuleList
+    text_width: int
+    vision_width: int
+    joint_width: int
+    image_size: int
+    """height and width of the pixels, which are square"""
+    patches: int
+    """of one image; a class token stands before them"""
+    max_positions: int
+    """of the text branch"""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, processor: Any = None, name: str = "", revision: str | None = None
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.processor = tokenizer, processor
+        self.name, self.revision = name, revision
+        fuse_activations(model)
+        model.set_attn_implementation(NAME)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.logit_scale.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.logit_scale.dtype
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> Tensor:
+        """The log of the scale between cosine and logit, a scalar."""
+
+    # The text branch.
+
+    @abstractmethod
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Token ids (...) -> token embeddings (..., D), without positions."""
+
+    @abstractmethod
+    def text_positions(self, index: Tensor) -> Tensor:
+        """Position embeddings (..., D) of positions (...)."""
+
+    @abstractmethod
+    def finish_text(self, hidden: Tensor) -> Tensor:
+        """Hidden states at the end-of-text tokens (..., D) -> class features (..., E)."""
+
+    # The vision branch.
+
+    @abstractmethod
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) -> class token and patches with positions (B, 1 + patches, D)."""
+
+    @abstractmethod
+    def enter_vision(self, hidden: Tensor) -> Tensor:
+        """What stands between the embeddings, prompts included, and the first layer; (B, T, D) stays."""
+
+    @abstractmethod
+    def finish_vision(self, hidden: Tensor) -> Tensor:
+        """Last hidden states (B, T, D), class token first -> image features (B, E)."""
+
+    # A layer of either branch.
+
+    @abstractmethod
+    def keys_values(self, layer: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values (h, c, d) of prompt tokens (c, D): first norm, then projection."""
+
+    @abstractmethod
+    def run_layer(self, layer: Any, hidden: Tensor, prompt: AttentionPrompt) -> Tensor:
+        """One stock layer, its attention told what to add: (B, T, D) -> (B, T, D)."""
+
+    @abstractmethod
+    def run_last_layer(self, layer: Any, hidden: Tensor, prompt: AttentionPrompt, read: Tensor) -> Tensor:
+        """A stock layer at the positions that are read: these see all, nothing else goes on.
+
+        Args:
+            hidden: (B, T, D).
+            read: (R,) positions.
+
+        Returns:
+            (B, R, D), equal to ``run_layer(...)[:, read]``.
+        """
