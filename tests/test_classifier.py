@@ -9,7 +9,8 @@ from vlprompt.data import read_folder
 from vlprompt.dataset import Dataset, Item
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
-from vlprompt.estimator.classifier import PromptClassifier, hold_out
+from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.estimator.fitting import hold_out
 
 QUICK = {"epochs": 2, "batch_size": 4}
 

@@ -12,7 +12,7 @@ def write_card(title: str, config: dict[str, Any]) -> str:
         title: the method's title.
         config: the artifact's configuration.
     """
-    backbone, measured = config["backbone"], config["measured"]
+    backbone = config["backbone"]
     names = ", ".join(config["classnames"][:20]) + (", ..." if len(config["classnames"]) > 20 else "")
     lines = [
         "---",
@@ -28,17 +28,7 @@ def write_card(title: str, config: dict[str, Any]) -> str:
         f"Classes: {names}",
         "",
     ]
-    if measured:
-        lines += [
-            "| measured on | accuracy | macro-F1 | calibration error | images |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {what} | {m['accuracy']:.2f}% | {m['macro_f1']:.2f}% | {m['ece']:.2f}% | {m['n']} |"
-            for what, m in measured.items()
-        ]
-    else:
-        lines.append("Its accuracy was not measured.")
+    lines += _table(config["measured"])
     settings = ", ".join(f"{key}={value!r}" for key, value in config["settings"].items())
     lines += [
         "",
@@ -53,3 +43,17 @@ def write_card(title: str, config: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _table(measured: dict[str, dict[str, float]]) -> list[str]:
+    """The lines of what was measured, by the name of the images."""
+    if not measured:
+        return ["Its accuracy was not measured."]
+    return [
+        "| measured on | accuracy | macro-F1 | calibration error | images |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {what} | {m['accuracy']:.2f}% | {m['macro_f1']:.2f}% | {m['ece']:.2f}% | {m['n']} |"
+            for what, m in measured.items()
+        ),
+    ]

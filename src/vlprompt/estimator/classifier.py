@@ -24,7 +24,8 @@ from vlprompt.engine.backbones.load import TOY, load_backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
-from vlprompt.estimator import artifact, card
+from vlprompt.estimator import artifact, card, loading
+from vlprompt.estimator.fitting import VALIDATION, check_templates, hold_out, settings_for
 from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
 from vlprompt.insight.explain import Explanation, explain
@@ -35,9 +36,6 @@ from vlprompt.metrics import measure
 from vlprompt.progress import track
 from vlprompt.training.inputs import BATCH, Augment, image_features, make_split, plain_pixels
 from vlprompt.training.loop import Record, Split, TrainOptions, fit
-
-VALIDATION = 4
-"""Images a class that ``fit(X, y)`` holds out for a method that learns on validation images."""
 
 
 class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
@@ -161,22 +159,12 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
     def _start(self, kind: type[Method], dataset: Dataset) -> None:
         """The untrained method for a data set's classes."""
-        shots = len(dataset.train) // max(len(dataset.classnames), 1)
-        changes = kind.preset(self.preset) | (self.settings or {})
-        known = {f.name for f in dataclasses.fields(kind.Settings)}
-        for name in changes:
-            if name not in known:
-                raise UserError(
-                    f"method '{kind.name}' has no setting '{name}': there are {', '.join(sorted(known))}"
-                )
-        for template in dataset.templates or ("",):
-            if "{}" not in template:
-                raise UserError(f"template '{template}': it needs {{}} where the class name shall stand")
+        settings = settings_for(kind, dataset, kind.preset(self.preset) | (self.settings or {}))
+        check_templates(dataset.templates)
         if self.views < 0:
             raise UserError(f"views {self.views}: give a number from 0")
         encoder = Encoder(load_backbone(self.model, pick_device(self.device)))
         torch.manual_seed(self._options().seed)
-        settings = kind.settings_for(shots, **changes)
         self.method_ = kind(encoder, dataset.classnames, settings, dataset.templates)
         self.classnames_ = tuple(dataset.classnames)
         self.classes_ = np.array(self.classnames_)
@@ -329,66 +317,20 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         """
         folder = Path(folder)
         tensors, config, history = artifact.read(folder)
-        made_with = config["backbone"]
-        if config["method"].endswith(".py") and not method:
-            raise UserError(
-                f"classifier '{folder}' was made by a method of its own ({config['method']}): "
-                "give its file as method"
-            )
-        name = method or config["method"]
-        options = config["options"] | {"device": device}
+        name = loading.method_name(folder, config["method"], method)
         self = cls(
             name,
-            model or made_with["name"],
+            model or config["backbone"]["name"],
             config["settings"],
             config["preset"],
             tuple(config["templates"]),
-            **options,
+            **config["options"] | {"device": device},
         )
-        try:
-            frozen = load_backbone(self.model, pick_device(device))
-        except UserError as error:
-            raise UserError(
-                f"classifier '{folder}' needs the backbone '{made_with['name']}' (revision "
-                f"{made_with['revision']}): {error}"
-            ) from error
-        if made_with["revision"] and frozen.revision != made_with["revision"]:
-            raise UserError(
-                f"classifier '{folder}' was made with revision {made_with['revision']} of "
-                f"'{made_with['name']}', and '{self.model}' is {frozen.revision}: give the same backbone"
-            )
-        kind = get_method(name)
-        known = {f.name for f in dataclasses.fields(kind.Settings)}
-        if unknown := config["settings"].keys() - known:
-            raise UserError(
-                f"classifier '{folder}' has the setting '{min(unknown)}', which method '{name}' does not "
-                "know: it was made by another version of vlprompt or of the method"
-            )
-        settings = kind.Settings(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
-        )
-        self.method_ = kind(
-            Encoder(frozen), config["classnames"], settings, tuple(config["templates"])
-        ).eval()
-        self.method_.load_parameters(tensors)
-        self.classnames_ = tuple(config["classnames"])
-        labels = config.get("labels", config["classnames"])
-        self.classes_ = np.array(labels)
-        if labels != config["classnames"]:
-            self.class_names = dict(zip(labels, self.classnames_, strict=True))
-        self.measured_ = config["measured"]
-        self.history_ = history
+        encoder = Encoder(loading.same_backbone(folder, config["backbone"], self.model, device))
+        self.method_ = loading.trained_method(folder, name, config, encoder, tensors)
+        names, labels = config["classnames"], config.get("labels", config["classnames"])
+        self.classnames_, self.classes_ = tuple(names), np.array(labels)
+        if labels != names:
+            self.class_names = dict(zip(labels, names, strict=True))
+        self.measured_, self.history_ = config["measured"], history
         return self
-
-
-def hold_out(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:
-    """The last ``count`` items of each class, but at most a third of them, set aside."""
-    of_class: dict[int, list[Item]] = {}
-    for item in items:
-        of_class.setdefault(item.label, []).append(item)
-    kept, aside = [], []
-    for members in of_class.values():
-        cut = len(members) - min(count, len(members) // 3)
-        kept += members[:cut]
-        aside += members[cut:]
-    return kept, aside

@@ -1,0 +1,49 @@
+"""What ``fit`` settles before anything is loaded or trained: settings, templates, validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from vlprompt.dataset import Dataset, Item
+from vlprompt.errors import UserError
+from vlprompt.methods.base import Method
+
+VALIDATION = 4
+"""Images a class that ``fit(X, y)`` holds out for a method that learns on validation images."""
+
+
+def settings_for(kind: type[Method], dataset: Dataset, changes: dict[str, Any]) -> Any:
+    """A method's published settings for as many images a class as there are, with changes.
+
+    Raises:
+        UserError: a change of what is no setting, or to a value that cannot be.
+    """
+    known = {f.name for f in fields(kind.Settings)}
+    for name in changes:
+        if name not in known:
+            raise UserError(
+                f"method '{kind.name}' has no setting '{name}': there are {', '.join(sorted(known))}"
+            )
+    return kind.settings_for(len(dataset.train) // len(dataset.classnames), **changes)
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Refuse templates without a place for the class name, and none at all."""
+    for template in templates or ("",):
+        if "{}" not in template:
+            raise UserError(f"template '{template}': it needs {{}} where the class name shall stand")
+
+
+def hold_out(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:
+    """The last ``count`` items of each class, but at most a third of them, set aside."""
+    of_class: dict[int, list[Item]] = {}
+    for item in items:
+        of_class.setdefault(item.label, []).append(item)
+    kept, aside = [], []
+    for members in of_class.values():
+        cut = len(members) - min(count, len(members) // 3)
+        kept += members[:cut]
+        aside += members[cut:]
+    return kept, aside

@@ -1,0 +1,79 @@
+"""From the content of a classifier's folder to its trained method; what does not fit is refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vlprompt.engine.backbones.load import load_backbone
+from vlprompt.engine.backbones.protocol import Backbone
+from vlprompt.engine.devices import pick_device
+from vlprompt.engine.encoder import Encoder
+from vlprompt.errors import UserError
+from vlprompt.methods import get_method
+from vlprompt.methods.base import Method
+
+
+def method_name(folder: Path, saved: str, given: str) -> str:
+    """The method of a classifier: its name, or the file that was given.
+
+    Raises:
+        UserError: it was made by a file and none was given.
+    """
+    if saved.endswith(".py") and not given:
+        raise UserError(
+            f"classifier '{folder}' was made by a method of its own ({saved}): give its file as method"
+        )
+    return given or saved
+
+
+def same_backbone(folder: Path, made_with: dict[str, Any], model: str, device: str) -> Backbone:
+    """The backbone that a classifier was made with.
+
+    Args:
+        made_with: its name then, and its revision.
+        model: where it is now.
+
+    Raises:
+        UserError: it cannot be loaded, or it is another.
+    """
+    try:
+        backbone = load_backbone(model, pick_device(device))
+    except UserError as error:
+        raise UserError(
+            f"classifier '{folder}' needs the backbone '{made_with['name']}' (revision "
+            f"{made_with['revision']}): {error}"
+        ) from error
+    if made_with["revision"] and backbone.revision != made_with["revision"]:
+        raise UserError(
+            f"classifier '{folder}' was made with revision {made_with['revision']} of "
+            f"'{made_with['name']}', and '{model}' is {backbone.revision}: give the same backbone"
+        )
+    return backbone
+
+
+def trained_method(
+    folder: Path, name: str, config: dict[str, Any], encoder: Encoder, tensors: dict[str, Tensor]
+) -> Method:
+    """The method of a classifier with what it learned, ready to predict.
+
+    Args:
+        config, tensors: what :func:`vlprompt.estimator.artifact.read` gives.
+
+    Raises:
+        UserError: the method has other settings or parameters.
+    """
+    kind = get_method(name)
+    if unknown := config["settings"].keys() - {f.name for f in fields(kind.Settings)}:
+        raise UserError(
+            f"classifier '{folder}' has the setting '{min(unknown)}', which method '{name}' does not "
+            "know: it was made by another version of vlprompt or of the method"
+        )
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
+    settings = kind.Settings(**values)
+    method = kind(encoder, config["classnames"], settings, tuple(config["templates"])).eval()
+    method.load_parameters(tensors)
+    return method
