@@ -13,10 +13,12 @@ import psutil
 import pytest
 import tyro
 
-from vlprompt.benchmark.plan import Choice, bench, make_plan, parse_changes
+from vlprompt.benchmark.changes import parse_changes
+from vlprompt.benchmark.plan import Choice, make_plan
 from vlprompt.benchmark.protocols import PROTOCOLS, Record, run_cell
 from vlprompt.benchmark.store import Store
 from vlprompt.benchmark.suites import SUITES
+from vlprompt.cli.bench import bench
 from vlprompt.cli.main import main
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method

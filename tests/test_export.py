@@ -15,9 +15,11 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel
 
 from vlprompt import PromptClassifier, UserError
+from vlprompt.cli.export import export
 from vlprompt.data.transforms import EvalTransform
 from vlprompt.engine.backbones.load import TOY_FOLDER
-from vlprompt.export.onnx import export, export_onnx, export_transformers
+from vlprompt.export.onnx import export_onnx
+from vlprompt.export.stock_clip import export_transformers
 
 NAMES = ("red circle", "Tom's {blue} square", "café")
 SETTINGS = {

@@ -7,9 +7,10 @@ import pytest
 import tyro
 
 from vlprompt import PromptClassifier, UserError
+from vlprompt.cli.words import words
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
-from vlprompt.insight.words import nearest_words, words
+from vlprompt.insight.words import nearest_words
 from vlprompt.methods import get_method
 
 NAMES = ("red circle", "blue square")

@@ -1,8 +1,10 @@
-"""Progress bars for whatever takes longer than two seconds."""
+"""What is said on standard error: progress bars for whatever takes longer than two seconds, single lines."""
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -36,3 +38,23 @@ def track(items: Iterable[T], description: str, total: int, show: bool = True) -
         for item in items:
             yield item
             progress.advance(progress.task_ids[0])
+
+
+def say(line: str) -> None:
+    """One line on standard error, above the progress bar where there is one."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def quiet_libraries() -> None:
+    """None of the libraries' own bars and notices, also in processes that are started later.
+
+    By the environment, because to import ``transformers`` takes as long as some commands.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import vlprompt
 from vlprompt import data
-from vlprompt.benchmark.suites import SUITES, Settings, Suite
+from vlprompt.benchmark.suites import SUITES, Changes, Suite
 from vlprompt.dataset import Dataset
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
@@ -54,7 +54,7 @@ class Cell:
     protocol: Protocol
     dataset: str
     method: str
-    settings: Settings = field(default_factory=dict)
+    settings: Changes = field(default_factory=dict)
     preset: str = ""
     model: str = "toy"
     revision: str | None = None
@@ -166,7 +166,7 @@ NEW_CLASSES = ("base-to-new", "cross-dataset")
 """Protocols that test on classes that were not trained on."""
 
 
-def preset_of(protocol: Protocol, presets: dict[str, Settings]) -> str:
+def preset_of(protocol: Protocol, presets: dict[str, Changes]) -> str:
     """Which of a method's presets was published for a protocol; "" is its ordinary settings."""
     wanted = "cross-dataset" if protocol in FROM_SOURCE else protocol
     return wanted if wanted in presets else ""

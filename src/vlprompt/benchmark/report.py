@@ -10,7 +10,7 @@ from typing import Any
 from vlprompt.benchmark.results import Result, Series, average, grouped, missing, read_results
 from vlprompt.benchmark.tables import (
     QUANTITIES,
-    Cell,
+    Entry,
     Table,
     capitalized,
     part_tables,
@@ -95,8 +95,8 @@ def _part(results: Sequence[Result]) -> str:
 def _ranking(table: Table) -> str:
     """The two best of the column that counts, in a sentence; nothing where there are not two."""
     column = len(table.columns) - table.published - 1
-    cells = [(row, cells[column].values) for row, cells in table.rows.items() if cells[column].values]
-    ranked = sorted(cells, key=lambda cell: -mean_std(cell[1])[0])
+    entries = [(row, entries[column].values) for row, entries in table.rows.items() if entries[column].values]
+    ranked = sorted(entries, key=lambda entry: -mean_std(entry[1])[0])
     if len(ranked) < 2:
         return ""
     (first, best), (second, next_best) = ranked[:2]
@@ -115,20 +115,20 @@ def _tables(tables: Sequence[Table]) -> str:
 
 def _table(shown: Table) -> str:
     """A table as HTML, the best of each column in bold, each number with its commands as a tooltip."""
-    head = ["method", *shown.columns]
+    head, digits = ["method", *shown.columns], shown.quantity.digits
     rows = [
-        [row, *(_cell(cell, shown.quantity.digits, row in shown.best(n)) for n, cell in enumerate(cells))]
-        for row, cells in shown.rows.items()
+        [row, *(_entry(entry, digits, row in shown.best(n)) for n, entry in enumerate(entries))]
+        for row, entries in shown.rows.items()
     ]
     caption = f"{capitalized(shown.title)}. {shown.quantity.title}. {shown.note}".strip()
     return table(head, rows, caption)
 
 
-def _cell(cell: Cell, digits: int, best: bool) -> Html:
-    mean, *deviation = number(cell.values, digits).split(" ± ")
+def _entry(entry: Entry, digits: int, best: bool) -> Html:
+    mean, *deviation = number(entry.values, digits).split(" ± ")
     shown = f"<strong>{mean}</strong>" if best else mean
     shown += "".join(f"<br><small>± {d}</small>" for d in deviation)
-    tip = escape("\n".join(cell.commands))
+    tip = escape("\n".join(entry.commands))
     return Html(f'<span title="{tip}">{shown}</span>' if tip else shown)
 
 

@@ -14,7 +14,7 @@ from vlprompt.methods.lengths import Lengths
 
 Series = dict[int, float]
 """One number a seed."""
-PROTOCOLS = {
+HEADINGS = {
     "few-shot": "Few-shot classification",
     "base-to-new": "Base-to-new generalisation",
     "cross-dataset": "Cross-dataset transfer",
@@ -77,14 +77,14 @@ def read_results(records: Iterable[Mapping[str, Any]]) -> list[Result]:
     records = list(records)
     named: dict[tuple[Any, ...], set[str]] = {}
     for record in records:
-        if record["run"]["protocol"] not in PROTOCOLS:
+        if record["run"]["protocol"] not in HEADINGS:
             raise UserError(
                 f"run '{record['key']}' is of the unknown protocol '{record['run']['protocol']}': "
-                f"there are {', '.join(PROTOCOLS)}"
+                f"there are {', '.join(HEADINGS)}"
             )
         named.setdefault(_task(record["run"]), set()).update(record["run"]["settings"])
     results = [_result(record, named[_task(record["run"])]) for record in records]
-    return sorted(results, key=lambda r: (list(PROTOCOLS).index(r.protocol), r.shots))
+    return sorted(results, key=lambda r: (list(HEADINGS).index(r.protocol), r.shots))
 
 
 def _result(record: Mapping[str, Any], named: set[str]) -> Result:

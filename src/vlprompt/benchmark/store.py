@@ -16,6 +16,8 @@ from typing import IO, Any
 
 from vlprompt.errors import UserError
 
+RESULTS = "results.jsonl"
+
 
 class Store:
     """A file of records, each with a ``key`` of its own.
@@ -106,6 +108,21 @@ class Store:
                 raise UserError(
                     f"results file '{self.path}', line {self._lines}, is no record ('{shown}...'): remove it"
                 )
+
+
+def finished_runs(results: Path) -> list[dict[str, Any]]:
+    """The records of a results file, or of the folder that has it.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it holds no run.
+    """
+    file = results / RESULTS if results.is_dir() else results
+    if not file.is_file():
+        raise UserError(f"results '{file}' do not exist: give the folder that 'vlprompt bench --out' wrote")
+    records = Store(file).read()
+    if not records:
+        raise UserError(f"results '{file}' hold no finished run: run 'vlprompt bench' again")
+    return records
 
 
 def _record_in(line: bytes) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any
 from vlprompt.toy.tasks import SHIFTS, TASKS
 from vlprompt.training.inputs import Augment
 
-Settings = dict[str, Any]
+Changes = dict[str, Any]
 """Changes to a method's published settings, by name."""
 
 
@@ -37,9 +37,9 @@ class Suite:
     seconds: float
     prefix: str = ""
     needs_root: bool = False
-    settings: dict[str, Settings] = field(default_factory=dict)
+    settings: dict[str, Changes] = field(default_factory=dict)
 
-    def settings_for(self, method: str, dataset: str) -> Settings:
+    def settings_for(self, method: str, dataset: str) -> Changes:
         """Changes for a method (of ``dpl+kgcoop``: for ``dpl``) on a data set."""
         name = method.split("+")[0]
         return self.settings.get(name, {}) | self.settings.get(f"{name}@{dataset}", {})
@@ -48,16 +48,16 @@ class Suite:
 # The built-in tasks have 160 to 1,280 training images and two cores: far fewer steps than published, with
 # an optimiser that gets far in them. Learning rates of CoOp, VPT, IVLP and MaPLe were chosen on validation
 # and unused training images of a few tasks; epochs by the time they take; the rest was not tuned.
-_FEATURES: Settings = {"optimizer": "adamw", "lr": 0.005, "epochs": 40}
+_FEATURES: Changes = {"optimizer": "adamw", "lr": 0.005, "epochs": 40}
 """Text context only: image features are constants, a step is cheap."""
-_PIXELS: Settings = {"optimizer": "adamw", "lr": 0.01, "batch_size": 4, "epochs": 15}
+_PIXELS: Changes = {"optimizer": "adamw", "lr": 0.01, "batch_size": 4, "epochs": 15}
 """Visual prompts: every step runs the image branch."""
-_SEARCH: Settings = {
+_SEARCH: Changes = {
     "search_epochs": 6, "alpha_lr": 0.05, "text_max": 12, "vision_max": 12, "share": 0.1, "inherit": True
 }  # fmt: skip
 """So short a search says little, and nearly always the longest context is taken; so short a train stage goes
 on from the supernet's prompts."""
-_TOY: dict[str, Settings] = {
+_TOY: dict[str, Changes] = {
     "coop": _FEATURES,
     "kgcoop": _FEATURES | {"batch_size": 32},
     "prograd": _FEATURES,
@@ -69,8 +69,8 @@ _TOY: dict[str, Settings] = {
     "promptsrc": _PIXELS | {"gpa_mean": 13.0, "gpa_std": 2.0},
     "dpl": _PIXELS | _SEARCH,
 }
-_LARGE_PIXELS: Settings = {"epochs": 4, "batch_size": 16}
-_LARGE: dict[str, Settings] = {n: {"epochs": 10} for n in ("coop", "kgcoop", "prograd", "genpt")} | {
+_LARGE_PIXELS: Changes = {"epochs": 4, "batch_size": 16}
+_LARGE: dict[str, Changes] = {n: {"epochs": 10} for n in ("coop", "kgcoop", "prograd", "genpt")} | {
     "cocoop": {"epochs": 2},
     "vpt": _LARGE_PIXELS,
     "ivlp": _LARGE_PIXELS,
@@ -85,7 +85,7 @@ TOY_SETTINGS = _TOY | {
     for task in ("coloured-shapes", "textured-shapes")
 }
 
-IMAGENET_SETTINGS: dict[str, Settings] = {
+IMAGENET_SETTINGS: dict[str, Changes] = {
     "coop@imagenet": {"epochs": 50},
     "prograd@imagenet": {"epochs": 50},
 }

@@ -1,23 +1,20 @@
-"""Tables of a benchmark in the form that papers use: what stands in them, and as Markdown and LaTeX."""
+"""Tables of a benchmark in the form that papers use: what stands in them, not how it is written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vlprompt.benchmark.results import (
-    PROTOCOLS,
+    HEADINGS,
     Result,
     Series,
     average,
     grouped,
     harmonic_mean,
     method_title,
-    missing,
-    read_results,
 )
-from vlprompt.reports.stats import mean_std, number
+from vlprompt.reports.stats import mean_std
 
 PUBLISHED_MODEL = "openai/clip-vit-base-patch16"
 BASE_NEW_H = ("base", "new", "H")
@@ -55,7 +52,7 @@ QUANTITIES = {  # in the order of reports, accuracy first
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """A number of every seed, and the commands that made them; none for averages and papers' numbers."""
 
     series: Series
@@ -72,14 +69,14 @@ class Table:
     """Methods by columns.
 
     Args:
-        rows: a cell a column, by the method's name.
+        rows: an entry a column, by the method's name.
         published: number of last columns that come from papers; they do not compete.
         note: what to know when reading it.
     """
 
     title: str
     columns: tuple[str, ...]
-    rows: dict[str, list[Cell]]
+    rows: dict[str, list[Entry]]
     quantity: Quantity
     published: int = 0
     note: str = ""
@@ -90,9 +87,9 @@ class Table:
             return set()
         sign, digits = self.quantity.sign, self.quantity.digits
         means = {
-            row: sign * round(mean_std(cells[column].values)[0], digits)
-            for row, cells in self.rows.items()
-            if cells[column].values
+            row: sign * round(mean_std(entries[column].values)[0], digits)
+            for row, entries in self.rows.items()
+            if entries[column].values
         }
         if len(means) < 2:
             return set()
@@ -121,14 +118,14 @@ def section_title(results: Sequence[Result]) -> str:
     """Protocol, suite and backbone."""
     suite, protocol, model, revision = results[0].setting
     backbone = f"{model}@{revision[:8]}" if revision else model
-    return f"{PROTOCOLS[protocol]}: suite {suite}, backbone {backbone}"
+    return f"{HEADINGS[protocol]}: suite {suite}, backbone {backbone}"
 
 
 def _by_dataset(results: Sequence[Result], quantity: Quantity) -> Table:
     """A column a data set, and the average."""
     datasets = list(grouped(results, "dataset"))
     rows = {
-        row: [_cell(own, "test", quantity, dataset) for dataset in datasets]
+        row: [_entry(own, "test", quantity, dataset) for dataset in datasets]
         for row, own in grouped(results, "row").items()
     }
     return _table(part_title(results), datasets, rows, quantity, averaged=len(datasets))
@@ -139,19 +136,20 @@ def _by_target(results: Sequence[Result], quantity: Quantity) -> Table:
     splits = sorted({split: None for r in results for split in r.metrics}, key=lambda s: s not in SOURCES)
     targets = [split for split in splits if split not in SOURCES]
     rows = {
-        row: [_cell(own, split, quantity) for split in splits] for row, own in grouped(results, "row").items()
+        row: [_entry(own, split, quantity) for split in splits]
+        for row, own in grouped(results, "row").items()
     }
     columns = [split if split in targets else f"{results[0].dataset} (source)" for split in splits]
     return _table(part_title(results), columns, rows, quantity, averaged=len(targets))
 
 
 def _table(
-    title: str, columns: Sequence[str], rows: dict[str, list[Cell]], quantity: Quantity, averaged: int
+    title: str, columns: Sequence[str], rows: dict[str, list[Entry]], quantity: Quantity, averaged: int
 ) -> Table:
     """A table with the average of its last columns, where there are several of these."""
     if averaged < 2:
         return Table(title, tuple(columns), rows, quantity)
-    rows = {row: [*cells, _average(cells[-averaged:])] for row, cells in rows.items()}
+    rows = {row: [*entries, _average(entries[-averaged:])] for row, entries in rows.items()}
     return Table(title, (*columns, f"average of {averaged}"), rows, quantity)
 
 
@@ -161,7 +159,7 @@ def _base_to_new(results: Sequence[Result], quantity: Quantity) -> list[Table]:
     datasets = list(grouped(results, "dataset"))
     rows = grouped(results, "row")
     pairs = {
-        (row, dataset): [_cell(own, split, quantity, dataset) for split in BASE_NEW_H[:2]]
+        (row, dataset): [_entry(own, split, quantity, dataset) for split in BASE_NEW_H[:2]]
         for row, own in rows.items()
         for dataset in datasets
     }
@@ -180,10 +178,10 @@ def _base_to_new(results: Sequence[Result], quantity: Quantity) -> list[Table]:
     return [_with_published(Table(title, columns, averages, quantity), results), *blocks]
 
 
-def _with_h(base_new: Sequence[Cell], columns: Sequence[str]) -> list[Cell]:
+def _with_h(base_new: Sequence[Entry], columns: Sequence[str]) -> list[Entry]:
     """Base and new, and H where it is a column."""
     base, new = base_new
-    return [base, new, Cell(harmonic_mean(base.series, new.series), base.commands)][: len(columns)]
+    return [base, new, Entry(harmonic_mean(base.series, new.series), base.commands)][: len(columns)]
 
 
 def _with_published(table: Table, results: Sequence[Result]) -> Table:
@@ -192,8 +190,8 @@ def _with_published(table: Table, results: Sequence[Result]) -> Table:
         return table
     # A row with changed settings has another name than its method, and no number of a paper.
     methods = {r.row: r.method for r in results if r.row == method_title(r.method)}
-    nothing = [Cell({})] * len(BASE_NEW_H)
-    rows = {row: [*cells, *_published(methods.get(row, ""))] for row, cells in table.rows.items()}
+    nothing = [Entry({})] * len(BASE_NEW_H)
+    rows = {row: [*entries, *_published(methods.get(row, ""))] for row, entries in table.rows.items()}
     others = {method_title(name): name for name in PUBLISHED if name not in methods.values()}
     rows |= {title: [*nothing, *_published(name)] for title, name in others.items()}
     columns = (*table.columns, *(f"published {column}" for column in BASE_NEW_H))
@@ -202,104 +200,23 @@ def _with_published(table: Table, results: Sequence[Result]) -> Table:
     return Table(table.title, columns, rows, table.quantity, len(BASE_NEW_H), note)
 
 
-def _published(method: str) -> list[Cell]:
+def _published(method: str) -> list[Entry]:
     numbers = PUBLISHED.get(method)
-    return [Cell({0: n}) for n in numbers] if numbers else [Cell({})] * len(BASE_NEW_H)
+    return [Entry({0: n}) for n in numbers] if numbers else [Entry({})] * len(BASE_NEW_H)
 
 
-def _cell(results: Iterable[Result], split: str, quantity: Quantity, dataset: str = "") -> Cell:
+def _entry(results: Iterable[Result], split: str, quantity: Quantity, dataset: str = "") -> Entry:
     """The numbers of one method: on one data set, where it is given, and one split."""
     own = [r for r in results if dataset in ("", r.dataset)]
     if quantity.key == "seconds":
         series = {r.seed: r.seconds for r in own}
     else:
         series = {r.seed: r.metrics[split][quantity.key] for r in own if split in r.metrics}
-    return Cell(series, tuple(dict.fromkeys(r.command for r in own if r.seed in series)))
+    return Entry(series, tuple(dict.fromkeys(r.command for r in own if r.seed in series)))
 
 
-def _average(cells: Sequence[Cell]) -> Cell:
-    return Cell(average([cell.series for cell in cells]))
-
-
-# As text.
-
-
-def markdown_tables(records: Iterable[Mapping[str, Any]], metric: str = "accuracy") -> str:
-    """All tables of a results store as Markdown, the best of each column in bold.
-
-    Args:
-        metric: accuracy, macro_f1, ece or seconds.
-    """
-    parts = []
-    for section in grouped(read_results(records), "setting").values():
-        parts.append(f"## {section_title(section)}")
-        for part in grouped(section, "part").values():
-            parts += [_markdown(table) for table in part_tables(part, QUANTITIES[metric])]
-            parts += filter(None, [missing(part)])
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown(table: Table) -> str:
-    lines = [
-        f"**{capitalized(table.title)}.** {table.quantity.title}.",
-        "",
-        "| method | " + " | ".join(table.columns) + " |",
-        "|---|" + "---:|" * len(table.columns),
-    ]
-    for row, cells in table.rows.items():
-        texts = [number(cell.values, table.quantity.digits) for cell in cells]
-        texts = [f"**{text}**" if row in table.best(n) else text for n, text in enumerate(texts)]
-        lines.append(f"| {row} | " + " | ".join(texts) + " |")
-    return "\n".join([*lines, "", table.note] if table.note else lines)
-
-
-def latex_tables(records: Iterable[Mapping[str, Any]], metric: str = "accuracy") -> str:
-    """All tables of a results store as LaTeX (needs the package booktabs), the best of each column in bold.
-
-    Args:
-        metric: accuracy, macro_f1, ece or seconds.
-    """
-    parts = ["% needs \\usepackage{booktabs}"]
-    for section in grouped(read_results(records), "setting").values():
-        for part in grouped(section, "part").values():
-            tables = part_tables(part, QUANTITIES[metric])
-            parts += [f"% {gaps}"] if (gaps := missing(part)) else []
-            parts += [_latex(table, section_title(section)) for table in tables]
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex(table: Table, section: str) -> str:
-    caption = f"{section}; {table.title}. {table.quantity.title}." + (f" {table.note}" if table.note else "")
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_escape(caption)}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-        r"\toprule",
-        " & ".join(["Method", *map(_escape, table.columns)]) + r" \\",
-        r"\midrule",
-    ]
-    digits = table.quantity.digits
-    for row, cells in table.rows.items():
-        texts = [_latex_cell(cell, digits, row in table.best(n)) for n, cell in enumerate(cells)]
-        lines.append(" & ".join([_escape(row), *texts]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
-
-
-def _latex_cell(cell: Cell, digits: int, best: bool) -> str:
-    if not cell.values:
-        return "--"
-    mean, *deviation = number(cell.values, digits).split(" ± ")
-    mean = rf"\textbf{{{mean}}}" if best else mean
-    return mean + "".join(rf" {{\scriptsize $\pm$ {d}}}" for d in deviation)
-
-
-def _escape(text: str) -> str:
-    names = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum"}
-    return text.translate(
-        {ord(sign): "\\" + sign for sign in "&%$#_{}"}
-        | {ord(sign): rf"\text{name}{{}}" for sign, name in names.items()}
-    )
+def _average(entries: Sequence[Entry]) -> Entry:
+    return Entry(average([entry.series for entry in entries]))
 
 
 def capitalized(text: str) -> str:

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import traceback
-import warnings
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
@@ -16,10 +15,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from vlprompt.benchmark.protocols import Cell, Record, run_cell
 from vlprompt.errors import UserError
+from vlprompt.progress import quiet_libraries
 
 TRIES = 3
 """How often a run is started whose process dies (killed, out of memory) before it counts as failed."""
@@ -125,9 +124,7 @@ def _work(pipe: Connection, gpu: int | None) -> None:
     """What a process does until its pipe ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    quiet_libraries()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # read when CUDA is first used
     while True:

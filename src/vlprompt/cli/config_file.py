@@ -10,21 +10,20 @@ from typing import Any
 import yaml
 
 from vlprompt.errors import UserError
-from vlprompt.files import write_text
 
 POSITIONAL = ("data",)
 FLAG = "--config"
 
 
-def write_config(file: Path, options: Any, settings: Mapping[str, Any]) -> None:
-    """Write all flags of a run, whole or not at all; what is empty is left out."""
+def config_text(options: Any, settings: Mapping[str, Any]) -> str:
+    """All flags of a run as YAML; what is empty is left out."""
     flags = dataclasses.asdict(options) | dict(settings)
     plain = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in flags.items()
         if name not in ("json", "lengths", "track") and value not in (None, "", (), [])
     }
-    write_text(file, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def expand_config(argv: Sequence[str]) -> list[str]:

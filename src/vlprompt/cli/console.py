@@ -6,10 +6,13 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from vlprompt.methods.lengths import Lengths
 
 
 def show(result: dict[str, Any], as_json: bool) -> None:
@@ -38,3 +41,15 @@ def show_rows(rows: Sequence[dict[str, Any]], form: Literal["table", "json", "cs
         for row in rows:
             table.add_row(*(str(value) for value in row.values()))
         Console().print(table, markup=False)
+
+
+def show_lengths(lengths: Lengths, title: str) -> None:
+    """Length and confidence of every layer, a row a branch."""
+    layers = max(len(lengths.text), len(lengths.vision))
+    table = Table("branch", *(f"layer {i + 1}" for i in range(layers)), title=title)
+    for branch, chosen, confidence in (
+        ("text", lengths.text, lengths.text_confidence),
+        ("vision", lengths.vision, lengths.vision_confidence),
+    ):
+        table.add_row(branch, *(f"{n} ({p:.2f})" for n, p in zip(chosen, confidence, strict=True)))
+    Console().print(table)

@@ -1,31 +1,20 @@
-"""The commands ``fit`` and ``search``, whose flags depend on the method."""
+"""The command ``vlprompt fit``, whose flags depend on the method."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
-from vlprompt import data
-from vlprompt.cli.config_file import write_config
+from vlprompt.cli.config_file import config_text
 from vlprompt.cli.console import show
-from vlprompt.errors import UserError
-from vlprompt.estimator import artifact
-from vlprompt.estimator.classifier import PromptClassifier
-from vlprompt.jobs.search import SearchOptions
-from vlprompt.jobs.search import run as run_search
+from vlprompt.cli.method_flags import early, parse
 from vlprompt.methods import get_method
-from vlprompt.methods.dpl import DPL
-from vlprompt.methods.lengths import Lengths
-from vlprompt.reports.training import Run, write_report
-from vlprompt.training.tracking import tracked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +61,16 @@ class FitOptions:
 def fit(argv: Sequence[str]) -> None:
     """Train a classifier on labelled images."""
     options, settings = _parse(argv)
-    changed = _with_lengths(options, dataclasses.asdict(settings))
+
+    from vlprompt import data
+    from vlprompt.estimator import artifact
+    from vlprompt.estimator.classifier import PromptClassifier
+    from vlprompt.jobs import fit as job
+    from vlprompt.methods.lengths import Lengths
+
+    changed = dataclasses.asdict(settings)
+    if options.lengths:
+        changed = job.with_lengths(options.method, changed, Lengths.load(options.lengths))
     dataset = data.few_shot(data.load(options.data, options.root), options.shots, options.seed, strict=True)
     if options.templates:
         dataset = dataclasses.replace(dataset, templates=options.templates)
@@ -89,90 +87,19 @@ def fit(argv: Sequence[str]) -> None:
         clip_grad=options.clip_grad,
         verbose=True,
     )
-    with artifact.folder_beside(options.out) as beside:
-        start = time.perf_counter()
-        with tracked(options.track, beside / "logs", options) as on_epoch:
-            classifier.fit_dataset(dataset, beside / "checkpoints", on_epoch)
-        seconds = time.perf_counter() - start
-        measured = {"test": classifier.evaluate(dataset.test)} if dataset.test else {}
-        classifier.save_into(beside, measured)
-        method = classifier.method_
-        run = Run(
-            method.title,
-            options.method,
-            options.seed,
-            measured,
-            classifier.history_,
-            getattr(method, "lengths", None),
-            seconds,
-            classifier.classnames_,
-        )
-        command = "vlprompt fit " + shlex.join(argv)
-        title = f"{method.title} on {dataset.name}"
-        write_report(beside / "report.html", [run], title=title, dataset=dataset.name, command=command)
-        write_config(beside / "fit.yaml", options, changed)
-        artifact.drop_checkpoints(beside)
+    command = "vlprompt fit " + shlex.join(argv)
+    files = {"fit.yaml": config_text(options, changed)}
+    run = job.fit(classifier, dataset, options.out, command=command, track=options.track, files=files)
     result = {"out": str(options.out), "classes": len(dataset.classnames), "train": len(dataset.train)}
     if artifact.first_process():
-        show(result | {"seconds": round(seconds, 1)} | measured, options.json)
-
-
-def search(argv: Sequence[str]) -> None:
-    """Find the context length of every layer and write it as a file."""
-    preset = _early(argv, "--preset", "")
-    published = DPL.Settings(**DPL.preset(preset))
-    options, settings = _flags("search", search.__doc__ or "", SearchOptions, published, argv)
-    result = run_search(options, settings, argv)
-    if options.json:
-        show(result, True)
+        show(result | {"seconds": round(run.seconds, 1)} | run.measured, options.json)
 
 
 def _parse(argv: Sequence[str]) -> tuple[FitOptions, Any]:
     """Options of ``fit``, and the settings of the method that they name."""
-    kind = get_method(_early(argv, "--method", FitOptions.method))
-    preset, shots = _early(argv, "--preset", ""), _early(argv, "--shots", str(FitOptions.shots))
+    kind = get_method(early(argv, "--method", FitOptions.method))
+    preset, shots = early(argv, "--preset", ""), early(argv, "--shots", str(FitOptions.shots))
     changes = kind.preset(preset)
     published = kind.settings_for(int(shots) if shots.isdigit() else None, **changes)
     about = f"{(fit.__doc__ or '').strip()} Settings below are those of {kind.title} ({kind.name})."
-    return _flags("fit", about, FitOptions, published, argv)
-
-
-def _flags(command: str, about: str, options: type, settings: Any, argv: Sequence[str]) -> tuple[Any, Any]:
-    """Options and a method's settings from one flat list of flags."""
-    together = dataclasses.make_dataclass(
-        "Flags",
-        [("options", options), ("settings", type(settings), dataclasses.field(default=settings))],
-        kw_only=True,
-        frozen=True,
-    )
-    parsed: Any = tyro.cli(
-        OmitArgPrefixes[together],  # type: ignore[valid-type]
-        prog=f"vlprompt {command}",
-        description=about,
-        args=list(argv),
-    )
-    return parsed.options, parsed.settings
-
-
-def _with_lengths(options: FitOptions, changed: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the lengths of a file, for the branches that the method prompts in every layer."""
-    if not options.lengths:
-        return changed
-    found = Lengths.load(options.lengths)
-    both = {"text_lengths": found.text, "vision_lengths": found.vision}
-    known = {name: lengths for name, lengths in both.items() if name in changed}
-    if not known:
-        raise UserError(
-            f"method '{options.method}' takes no lengths: use a method with prompts in every layer"
-        )
-    return changed | known
-
-
-def _early(argv: Sequence[str], flag: str, default: str) -> str:
-    """A flag's value before the parser is built, which depends on it."""
-    for index, word in enumerate(argv):
-        if word == flag and index + 1 < len(argv):
-            return argv[index + 1]
-        if word.startswith(flag + "="):
-            return word.split("=", 1)[1]
-    return default
+    return parse("fit", about, FitOptions, published, argv)

@@ -5,38 +5,29 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from vlprompt.errors import UserError
 
-
-class Command(NamedTuple):
-    """A command: where its function is, and what it does in a line."""
-
-    target: str
-    summary: str
-    reads_argv: bool = False
-    """the function takes the command line and parses it itself"""
-
-
 COMMANDS = {
-    "fit": Command("cli.fit:fit", "Train a classifier on labelled images.", True),
-    "search": Command("cli.fit:search", "Find the context length of every layer.", True),
-    "predict": Command("cli.commands:predict", "Predict the classes of images."),
-    "evaluate": Command("cli.commands:evaluate", "Measure a classifier on labelled images."),
-    "bench": Command("benchmark.plan:bench", "Compare methods on a suite of data sets."),
-    "report": Command("cli.commands:report", "Make the page and the tables of a benchmark's results."),
-    "methods": Command("cli.commands:methods", "List the methods."),
-    "words": Command("insight.words:words", "Show what a learned context looks like in words."),
-    "data": Command("cli.commands:data", "Check which of the benchmark's data sets are there."),
-    "export": Command("export.onnx:export", "Write a classifier as ONNX or as a transformers folder."),
-    "serve": Command("cli.serve:serve", "Serve a classifier over HTTP."),
-    "app": Command("cli.app:app", "Open a page to try and train classifiers."),
-    "demo": Command("cli.commands:demo", "Zero-shot, CoOp and DPL on real handwritten digits."),
-    "toy": Command("cli.commands:toy", "Train the built-in backbone again."),
+    "fit": "Train a classifier on labelled images.",
+    "search": "Find the context length of every layer.",
+    "predict": "Predict the classes of images.",
+    "evaluate": "Measure a classifier on labelled images.",
+    "bench": "Compare methods on a suite of data sets.",
+    "report": "Make the page and the tables of a benchmark's results.",
+    "methods": "List the methods.",
+    "words": "Show what a learned context looks like in words.",
+    "data": "Check which of the benchmark's data sets are there.",
+    "export": "Write a classifier as ONNX or as a transformers folder.",
+    "serve": "Serve a classifier over HTTP.",
+    "app": "Open a page to try and train classifiers.",
+    "demo": "Zero-shot, CoOp and DPL on real handwritten digits.",
+    "toy": "Train the built-in backbone again.",
 }
+"""What each command does; it is the function of its name in the file of its name."""
+PARSE_THEMSELVES = ("fit", "search")
+"""Commands whose flags depend on the method."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,26 +55,21 @@ def _run(name: str, argv: Sequence[str]) -> None:
 
     from vlprompt.cli.config_file import expand_config
 
-    command = COMMANDS[name]
-    module, function = command.target.split(":")
-    target = getattr(importlib.import_module(f"vlprompt.{module}"), function)
+    command = getattr(importlib.import_module(f"vlprompt.cli.{name}"), name)
     argv = expand_config(argv)
-    if command.reads_argv:
-        target(argv)
+    if name in PARSE_THEMSELVES:
+        command(argv)
     else:
-        tyro.cli(target, prog=f"vlprompt {name}", args=argv)
+        tyro.cli(command, prog=f"vlprompt {name}", args=argv)
 
 
 def _set_up_messages() -> None:
     """Warnings of ours in a line each; none of the libraries' own bars and notices."""
     from rich.logging import RichHandler
-    from transformers.utils import logging as transformers_logging
 
-    from vlprompt.progress import console
+    from vlprompt.progress import console, quiet_libraries
 
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet_libraries()
     log = logging.getLogger("vlprompt")
     log.handlers = [RichHandler(console=console, show_time=False, show_path=False, markup=False)]
     log.setLevel(logging.INFO)
@@ -96,8 +82,8 @@ def _help(version: bool) -> None:
         print(f"vlprompt {__version__}")
         return
     print("usage: vlprompt COMMAND ...\n")
-    for name, command in COMMANDS.items():
-        print(f"  {name:10} {command.summary}")
+    for name, summary in COMMANDS.items():
+        print(f"  {name:10} {summary}")
     print("\n'vlprompt COMMAND --help' explains a command; '--config FILE' takes its flags from a YAML file.")
 
 

@@ -1,4 +1,4 @@
-"""``vlprompt words``: what a learned context looks like in words, by the nearest tokens of the vocabulary.
+"""What a learned context looks like in words, by the nearest tokens of the vocabulary.
 
 Shapes: M context tokens, V tokens of the vocabulary, D text width.
 """
@@ -6,19 +6,13 @@ Shapes: M context tokens, V tokens of the vocabulary, D text width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from json import dumps
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
-from tyro.conf import Positional
 
 from vlprompt.engine.packing import context_slot
-from vlprompt.errors import UserError
 from vlprompt.methods.base import Method
 
 CHUNK = 64
@@ -121,35 +115,3 @@ def _vocabulary(method: Method) -> list[str]:
         text if text and text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text else token
         for text, token in zip(texts, tokenizer.convert_ids_to_tokens(list(ids)), strict=True)
     ]
-
-
-def words(
-    classifier: Positional[Path], *, top: int = 5, model: str = "", device: str = "auto", json: bool = False
-) -> None:
-    """Show a learned text context in words: the nearest tokens of the vocabulary.
-
-    Args:
-        classifier: folder of a tuned classifier.
-        top: number of tokens for each context token.
-        model: where the backbone is, if not where it was in training.
-        device: auto, cpu, cuda, mps.
-        json: print a JSON list.
-    """
-    from vlprompt.estimator.classifier import PromptClassifier
-
-    method = PromptClassifier.load(classifier, model, device).method_
-    tokens = nearest_words(method, max(top, 1))
-    if not tokens:
-        raise UserError(
-            f"'{classifier}': method '{method.name}' learns no text context that has words: "
-            "fit one that does, such as coop, maple or promptsrc"
-        )
-    if json:
-        print(dumps([asdict(token) for token in tokens], ensure_ascii=False))
-        return
-    table = Table("class", "token", "nearest (distance)", "most similar (cosine)")
-    for token in tokens:
-        near = ", ".join(f"{n.word} {n.distance:.2f}" for n in token.by_distance)
-        similar = ", ".join(f"{n.word} {n.cosine:.2f}" for n in token.by_cosine)
-        table.add_row(token.class_name or "all", str(token.number), near, similar)
-    Console().print(table, markup=False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from vlprompt.training.loop import Record
 
 
 @contextmanager
-def tracked(name: str, folder: Path, options: Any) -> Iterator[Callable[[Record], None] | None]:
+def tracked(
+    name: str, folder: Path, settings: Mapping[str, Any]
+) -> Iterator[Callable[[Record], None] | None]:
     """What logs the record of an epoch, or nothing without a name.
 
     Args:
         folder: for trackers that write files.
-        options: a dataclass; its plain values are stored as the run's configuration.
+        settings: those that are plain values are stored as the run's configuration.
 
     Raises:
         UserError: no such tracker, or it is not installed.
@@ -39,7 +40,7 @@ def tracked(name: str, folder: Path, options: Any) -> Iterator[Callable[[Record]
         tracker = kind("vlprompt", str(folder)) if kind.requires_logging_directory else kind("vlprompt")
     except (ImportError, NameError) as error:
         raise UserError(f"tracker '{name}' is not installed: pip install {name}") from error
-    plain = {k: v for k, v in dataclasses.asdict(options).items() if isinstance(v, int | float | str)}
+    plain = {k: v for k, v in settings.items() if isinstance(v, int | float | str)}
     tracker.store_init_configuration(plain)
     step = 0
 

@@ -1,0 +1,62 @@
+"""The runs of a plan, on this machine or a cluster: each record stored as it comes, and a page of all."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from vlprompt.benchmark.plan import Plan
+from vlprompt.benchmark.protocols import RESULTS_VERSION, Cell, Record
+from vlprompt.benchmark.report import write_bench_report
+from vlprompt.benchmark.store import Store
+from vlprompt.benchmark.workers import Outcome, run_in_processes
+from vlprompt.progress import bar, say
+from vlprompt.reports.stats import duration
+
+
+def run_plan(plan: Plan, store: Store, workers: int, cluster: str = "") -> list[Cell]:
+    """Run what is missing, each record stored as it comes; cells that failed are named and returned.
+
+    Raises:
+        UserError: no such cluster; the results cannot be written.
+    """
+    if not plan.missing:
+        return []
+    failed: list[Cell] = []
+    total = len(plan.missing)
+    with bar("bench", total) as progress, closing(_outcomes(plan.missing, workers, cluster)) as outcomes:
+        task = progress.task_ids[0]
+        for count, outcome in enumerate(outcomes, 1):
+            if outcome.record is None:
+                failed.append(outcome.cell)
+                say(f"failed: {label(outcome.cell)}: {outcome.problem}")
+            else:
+                store.append(outcome.record)
+                if progress.disable:
+                    say(f"{count}/{total} {label(outcome.cell)}: {_accuracies(outcome.record)}")
+            progress.update(task, advance=1, note=label(outcome.cell))
+    return failed
+
+
+def _outcomes(cells: Sequence[Cell], workers: int, cluster: str) -> Generator[Outcome]:
+    if cluster:
+        from vlprompt.benchmark.cluster import run_on_cluster
+
+        return run_on_cluster(cells, cluster, workers)
+    return run_in_processes(cells, min(workers, len(cells)))
+
+
+def label(cell: Cell) -> str:
+    """A cell in words."""
+    return f"{cell.method} on {cell.dataset}, {cell.protocol}, {cell.shots} shots, seed {cell.seed}"
+
+
+def _accuracies(record: Record) -> str:
+    shown = [f"{split} {m['accuracy']:.1f} %" for split, m in record["metrics"].items()]
+    return ", ".join(shown) + f" ({duration([record['seconds']])})"
+
+
+def report_on(store: Store, path: Path) -> None:
+    """Write the page of all records that today's code would give again."""
+    write_bench_report([r for r in store.read() if r["run"]["version"] == RESULTS_VERSION], path)

@@ -1,0 +1,145 @@
+"""The command ``vlprompt bench``: its flags, the question before a long run, what is printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
+
+from tyro.conf import UseAppendAction, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from vlprompt.cli.console import show
+from vlprompt.errors import UserError
+from vlprompt.progress import say
+
+if TYPE_CHECKING:
+    from vlprompt.benchmark.plan import Choice, Plan
+    from vlprompt.benchmark.protocols import Protocol
+
+ALL = "all"
+ASK_BEYOND = 600
+"""Seconds of estimated time beyond which a person at a terminal is asked first."""
+T = TypeVar("T")
+
+
+def _listed(kind: Callable[[str], T], metavar: str) -> PrimitiveConstructorSpec[tuple[T, ...]]:
+    """How tyro reads ``--name a,b`` and ``--name a b``."""
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=metavar,
+        instance_from_str=lambda words: tuple(
+            kind(part) for word in words for part in word.split(",") if part
+        ),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))] if value else [],
+    )
+
+
+Names = Annotated[tuple[str, ...], _listed(str, "NAME,...")]
+Numbers = Annotated[tuple[int, ...], _listed(int, "N,...")]
+
+
+def bench(
+    *,
+    suite: Literal["toy", "benchmark"] = "toy",
+    methods: Names = ("zeroshot", "coop", "dpl"),
+    datasets: Names = (),
+    protocols: Names = ("few-shot",),
+    shots: Numbers = (16,),
+    seeds: Numbers = (1, 2, 3),
+    changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="METHOD.NAME=VALUE")] = (),
+    model: str = "toy",
+    root: Path | None = None,
+    out: Path = Path("out/bench"),
+    workers: int = 0,
+    cluster: str = "",
+    yes: bool = False,
+    plan: bool = False,
+    json: bool = False,
+) -> None:
+    """Compare methods on a suite of data sets; goes on where it was.
+
+    Args:
+        suite: 'toy' is built in; 'benchmark' is the 11 data sets of the field, below --root.
+        methods: names ('vlprompt methods' lists them), own files my_method.py, or 'all'.
+        datasets: for few-shot and base-to-new; all of the suite by default. The other protocols train on
+            the suite's source.
+        protocols: few-shot, base-to-new, cross-dataset, domain, or 'all'.
+        shots: training images a class; protocols other than few-shot take the largest.
+        seeds: of sampling and training.
+        changes: a change to a method's settings, such as coop.epochs=20; may be given several times.
+        model: frozen backbone: 'toy', a local folder or a hub id.
+        root: folder of the benchmark's data sets.
+        out: folder for results.jsonl and report.html.
+        workers: runs at the same time; 0 is one a core, or one a GPU.
+        cluster: run on a Ray cluster at this address, or on one of this machine with 'local'.
+        yes: never ask.
+        plan: only show what would run.
+        json: print one JSON object.
+    """
+    from vlprompt.benchmark.plan import Choice
+    from vlprompt.benchmark.protocols import PROTOCOLS
+    from vlprompt.benchmark.suites import SUITES
+    from vlprompt.methods import all_methods
+
+    if workers < 0:
+        raise UserError(f"--workers {workers}: give a number of processes, or 0 for one a core")
+    choice = Choice(
+        suite=suite,
+        methods=tuple(all_methods()) if methods == (ALL,) else methods,
+        datasets=datasets or SUITES[suite].datasets,
+        protocols=tuple(PROTOCOLS) if protocols == (ALL,) else cast("tuple[Protocol, ...]", protocols),
+        shots=shots,
+        seeds=seeds,
+        changes=changes,
+        model=model,
+        root=root,
+    )
+    _bench(choice, out, workers, cluster, yes, plan, json)
+
+
+def _bench(choice: Choice, out: Path, workers: int, cluster: str, yes: bool, plan: bool, json: bool) -> None:
+    from vlprompt.benchmark.plan import make_plan
+    from vlprompt.benchmark.run import label, report_on, run_plan
+    from vlprompt.benchmark.store import RESULTS, Store
+    from vlprompt.benchmark.workers import default_workers
+
+    store, report, workers = Store(out / RESULTS), out / "report.html", workers or default_workers()
+    planned = make_plan(choice, store.read(), workers)
+    _show_plan(planned)
+    summary = {"runs": len(planned.cells), "done": len(planned.cells) - len(planned.missing)}
+    if plan:
+        if json:
+            show(summary | {"seconds": round(planned.seconds)}, True)
+        return
+    _ask(planned, yes)
+    store.open()
+    failed = run_plan(planned, store, workers, cluster)
+    report_on(store, report)
+    if json:
+        paths = {"results": str(store.path), "report": str(report)}
+        show(summary | {"failed": [label(cell) for cell in failed]} | paths, True)
+    else:
+        print(f"results in {store.path}, report in {report}")
+    if failed:
+        raise SystemExit(1)
+
+
+def _show_plan(plan: Plan) -> None:
+    from vlprompt.reports.stats import duration
+
+    done = len(plan.cells) - len(plan.missing)
+    for line in plan.left_out:
+        say(line)
+    time = f", about {duration([plan.seconds])}" if plan.missing else ""
+    say(f"{len(plan.cells)} runs, {done} done already, {len(plan.missing)} to do{time}")
+
+
+def _ask(plan: Plan, yes: bool) -> None:
+    """Let a person at a terminal stop a long benchmark before it starts."""
+    if yes or plan.seconds < ASK_BEYOND or not sys.stdin.isatty():
+        return
+    if input("start? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+        raise KeyboardInterrupt

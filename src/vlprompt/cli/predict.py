@@ -1,0 +1,52 @@
+"""The command ``vlprompt predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from vlprompt.cli.console import show_rows
+from vlprompt.errors import UserError
+
+
+def predict(
+    classifier: Positional[Path],
+    images: Positional[tuple[str, ...]],
+    /,
+    top: int = 1,
+    classes: tuple[str, ...] = (),
+    format: Literal["table", "json", "csv"] = "table",
+    model: str = "",
+    device: str = "auto",
+    method: str = "",
+) -> None:
+    """Predict the classes of images.
+
+    Args:
+        classifier: folder of a tuned classifier.
+        images: files, folders or patterns such as 'photos/*.jpg'.
+        top: number of classes shown for each image.
+        classes: other class names than those trained on.
+        format: table, json or csv.
+        model: where the backbone is, if not where it was in training.
+        device: auto, cpu, cuda, mps.
+        method: file of the method, where it was one of your own.
+    """
+    from vlprompt.data import find_images
+    from vlprompt.estimator.classifier import PromptClassifier
+
+    if not images:
+        raise UserError("no images: name files, folders or patterns after the classifier's folder")
+    paths = find_images(images)
+    tuned = PromptClassifier.load(classifier, model, device, method)
+    tuned.verbose = True
+    if classes:
+        tuned.set_classes(classes)
+    rows = [
+        {"image": str(path), "class": tuned.classnames_[k], "probability": round(float(p[k]), 6)}
+        for path, p in zip(paths, tuned.predict_proba(paths), strict=True)
+        for k in (-p).argsort(kind="stable")[: max(top, 1)]
+    ]
+    show_rows(rows, format)

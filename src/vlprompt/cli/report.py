@@ -1,0 +1,27 @@
+"""The command ``vlprompt report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+def report(results: Positional[Path], /, out: Path = Path("report.html"), tables: Path | None = None) -> None:
+    """Make the page, and the tables of a paper, from a benchmark's results.
+
+    Args:
+        results: results.jsonl of 'vlprompt bench', or its folder.
+        out: the page.
+        tables: folder for tables.md and tables.tex.
+    """
+    from vlprompt.benchmark.report import write_bench_report
+    from vlprompt.benchmark.store import finished_runs
+    from vlprompt.benchmark.table_files import write_tables
+
+    records = finished_runs(results)
+    write_bench_report(records, out)
+    print(f"report in {out}")
+    if tables is not None:
+        write_tables(records, tables)
+        print(f"tables in {tables}")

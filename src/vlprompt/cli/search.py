@@ -1,0 +1,98 @@
+"""The command ``vlprompt search``, whose settings are DPL's."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from vlprompt.cli.console import show, show_lengths
+from vlprompt.cli.method_flags import early, parse
+from vlprompt.methods import get_method
+
+if TYPE_CHECKING:
+    from vlprompt.jobs.search import Searched
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Where to search, and what to write."""
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """images: a folder of class folders, a CSV file, toy:TASK, a benchmark's name, or hub:OWNER/NAME"""
+    out: Path = Path("lengths.json")
+    """file of the found lengths; a page of the search is written beside it"""
+    model: str = "toy"
+    """frozen backbone: 'toy', a local folder, or a hub id"""
+    shots: int | None = 16
+    """training images a class; None takes all"""
+    root: Path | None = None
+    """folder of the benchmark's data sets"""
+    preset: str = ""
+    """another setting of DPL: 'paper' is the search as published"""
+    seeds: tuple[int, ...] = (1,)
+    """several searches vote for the length of each layer"""
+    control: int = 0
+    """train the found lengths, and so many drawn at random with the same number of tokens"""
+    device: str = "auto"
+    """auto, cpu, cuda, mps"""
+    json: bool = False
+    """print one JSON object"""
+
+
+def search(argv: Sequence[str]) -> None:
+    """Find the context length of every layer and write it as a file."""
+    kind = get_method("dpl")
+    published = kind.Settings(**kind.preset(early(argv, "--preset", "")))
+    options, settings = parse("search", search.__doc__ or "", SearchOptions, published, argv)
+
+    from vlprompt import data
+    from vlprompt.jobs import search as job
+
+    result = job.search(
+        data.load(options.data, options.root),
+        job.Search(settings, options.model, options.device, verbose=not options.json),
+        options.out,
+        shots=options.shots,
+        seeds=options.seeds,
+        control=options.control,
+        command="vlprompt search " + shlex.join(argv),
+    )
+    if options.json:
+        show(_plain(result), True)
+    else:
+        _print(result)
+
+
+def _plain(result: Searched) -> dict[str, object]:
+    found = result.found.values()
+    return {
+        "lengths": asdict(result.lengths),
+        "seconds": [round(f.seconds, 1) for f in found],
+        "steps": [f.steps for f in found],
+        "accuracy": result.accuracy,
+        "out": str(result.out),
+        "report": str(result.report),
+    }
+
+
+def _print(result: Searched) -> None:
+    console, lengths, accuracy = Console(), result.lengths, result.accuracy
+    for seed, one in result.found.items():
+        show_lengths(one.lengths, f"Searched lengths and their confidence, seed {seed}")
+        console.print(f"{len(one.history)} epochs, {one.steps} steps, {one.seconds:.0f} s")
+    if len(result.found) > 1:
+        show_lengths(lengths, f"Voted by {len(result.found)} seeds, with the share of the votes")
+    if accuracy:
+        random = accuracy["random"]
+        control = f"no other lengths have as many tokens ({lengths.total}), so there is no control"
+        if random:
+            mean, others = sum(random) / len(random), ", ".join(f"{a:.1f}" for a in random)
+            control = f"with random ones of the same {lengths.total} tokens {mean:.1f}% ({others})"
+        console.print(f"test accuracy with the found lengths {accuracy['found']:.1f}%, {control}")
+    console.print(f"lengths in {result.out}, report in {result.report}", markup=False)
