@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from vlprompt.server.web import need_extra, open_port, run
+from vlprompt.server.listen import need_extra, open_port, run
 
 CLASSES = {"toy": ("red circle", "blue square", "green star"), "": ("cat", "dog", "bird")}
 """Class names to begin with: of a model that reads only these, and of any other."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from vlprompt.errors import UserError
-from vlprompt.server.web import need_extra, open_port, run
+from vlprompt.server.listen import need_extra, open_port, run
 
 
 def serve(
@@ -52,7 +52,8 @@ def serve(
     opened = open_port(host, port)
 
     from vlprompt.estimator.classifier import PromptClassifier
-    from vlprompt.server.http import Limits, make_api
+    from vlprompt.server.decoding import Limits
+    from vlprompt.server.http import make_api
 
     limits = Limits(max_batch, wait_ms / 1e3, int(max_body_mb * 1e6), max_images, int(max_megapixels * 1e6))
     api = make_api(PromptClassifier.load(classifier, model, device), limits)

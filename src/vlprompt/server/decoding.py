@@ -1,0 +1,140 @@
+"""From a request to pictures: what one may send, reading it, decoding it.
+
+A request goes through four gates, each of which refuses before the next spends anything: a free place
+in the queue, the size of the body while it streams in, the pixels of each image by its header, and
+the time until the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+from PIL import Image
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from vlprompt.data.images import to_rgb
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+"""No others: some decoders of Pillow start programs."""
+IN_MEMORY = 1 << 20
+"""Longer uploads wait in a temporary file."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all together, may use."""
+
+    max_batch: int = 32
+    wait: float = 0.005
+    """seconds that an image waits for others"""
+    max_body: int = 32_000_000
+    max_images: int = 32
+    max_pixels: int = 50_000_000
+    body_time: float = 30
+    """seconds in which a request's body must have come"""
+    answer_time: float = 60
+    """seconds in which it must be answered after that"""
+
+    @property
+    def places(self) -> int:
+        """Images that may be waiting: eight full batches, and at least one full request."""
+        return max(8 * self.max_batch, self.max_images)
+
+
+class RefusedError(Exception):
+    """An answer other than 200: status and one line."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+class Upload(NamedTuple):
+    """One image as it was sent."""
+
+    name: str
+    file: BinaryIO
+
+
+async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
+    """The images of a request: the files of a form, or the body itself.
+
+    Raises:
+        RefusedError: too large, too many, none, or not a form.
+    """
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed when it is dropped)
+        async for chunk in _chunks(request, limits.max_body):
+            file.write(chunk)
+        uploads = [Upload("body", file)]  # type: ignore[arg-type]
+    else:
+        parser = MultiPartParser(
+            request.headers,
+            _chunks(request, limits.max_body),
+            max_files=limits.max_images,
+            max_fields=16,
+            max_part_size=1024,
+        )
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise RefusedError(422, f"the form cannot be read: {error.message}") from error
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        uploads = [Upload(printable(file.filename or "unnamed"), file.file) for file in files]
+    for name, content in uploads:
+        if not content.seek(0, os.SEEK_END):
+            raise RefusedError(422, f"image '{name}' is empty: send an image file")
+        content.seek(0)
+    if not uploads:
+        raise RefusedError(422, "no file in the form: send one or more image files")
+    return uploads
+
+
+async def _chunks(request: Request, max_body: int) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, counted: Content-Length may be missing or wrong."""
+    too_large = RefusedError(
+        413, f"the body is larger than {max_body / 1e6:g} MB: send fewer or smaller images"
+    )
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_body:
+        raise too_large
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_body:
+            raise too_large
+        yield chunk
+
+
+def printable(name: str) -> str:
+    """A file name of a client that is safe to print in one line."""
+    return "".join(c if c.isprintable() else "?" for c in name)[:200]
+
+
+def decode(upload: Upload, max_pixels: int) -> Image.Image:
+    """An upload as an RGB image; its size is checked by its header, before it is decoded.
+
+    Raises:
+        RefusedError: it is not an image, is damaged, or has too many pixels.
+    """
+    try:
+        with Image.open(upload.file, formats=FORMATS) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise Image.DecompressionBombError
+            return to_rgb(opened)
+    except Image.DecompressionBombError as error:  # Pillow has a limit of its own, too
+        raise RefusedError(
+            422, f"image '{upload.name}' has more than {max_pixels / 1e6:g} megapixels: reduce it"
+        ) from error
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        known = isinstance(error, OSError) and not isinstance(error, Image.UnidentifiedImageError)
+        reason = str(error).splitlines()[0] if known and str(error) else "it is no such image"
+        raise RefusedError(
+            422, f"image '{upload.name}' cannot be read ({reason}): send one of {', '.join(FORMATS)}"
+        ) from error
