@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vlprompt.reports import plots
+from vlprompt.reports.svg import DARK, LIGHT, PALETTE, inline_svg, method_colors
 
 PROTANOPIA = [
     [0.152286, 1.052583, -0.204868],
@@ -44,16 +45,16 @@ def contrast(color: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-METHOD_COLORS = [name for color in plots.PALETTE for name, light in plots.LIGHT.items() if light == color]
+METHOD_COLORS = [name for color in PALETTE for name, light in LIGHT.items() if light == color]
 
 
-@pytest.mark.parametrize("scheme", [plots.LIGHT, plots.DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])
 def test_colors_stand_out_from_the_page(scheme: dict[str, str]) -> None:
     assert min(contrast(scheme[name], scheme["paper"]) for name in METHOD_COLORS) >= 3
     assert min(contrast(scheme[name], scheme["paper"]) for name in ("ink", "soft")) >= 4.5
 
 
-@pytest.mark.parametrize("scheme", [plots.LIGHT, plots.DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize(
     "eye", [np.eye(3), PROTANOPIA, DEUTERANOPIA, TRITANOPIA], ids=["normal", "protan", "deutan", "tritan"]
 )
@@ -64,8 +65,8 @@ def test_colors_are_told_apart(scheme: dict[str, str], eye: np.ndarray) -> None:
 
 def test_inline_svg_stands_beside_others() -> None:
     """Unique ids that all resolve, no style sheet for the whole page, text as text, a title and words."""
-    figure = plots.accuracy_bars({"A $x$ & $y$": [70.0, 71.0]}, {"A $x$ & $y$": plots.PALETTE[0]}, 10.0)
-    one, two = (plots.inline_svg(figure, name, "Accuracy: A <70>") for name in ("one", "two"))
+    figure = plots.accuracy_bars({"A $x$ & $y$": [70.0, 71.0]}, {"A $x$ & $y$": PALETTE[0]}, 10.0)
+    one, two = (inline_svg(figure, name, "Accuracy: A <70>") for name in ("one", "two"))
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, two)]
     assert not ids[0] & ids[1]
     for svg, own in zip((one, two), ids, strict=True):
@@ -83,14 +84,14 @@ def test_inline_svg_stands_beside_others() -> None:
 
 def test_svg_follows_the_page() -> None:
     """No colour is fixed: all are variables that the page sets, with the light ones for elsewhere."""
-    figure = plots.accuracy_bars({"A": [70.0, 71.0]}, {"A": plots.PALETTE[0]}, 10.0)
-    svg = plots.inline_svg(figure, "a", "a: b")
-    assert f"var(--blue, {plots.LIGHT['blue']})" in svg
+    figure = plots.accuracy_bars({"A": [70.0, 71.0]}, {"A": PALETTE[0]}, 10.0)
+    svg = inline_svg(figure, "a", "a: b")
+    assert f"var(--blue, {LIGHT['blue']})" in svg
     assert not re.findall(r": *#[0-9a-f]{6}", svg)
 
 
 def test_accuracy_bars() -> None:
-    colors = plots.method_colors(["A", "B"])
+    colors = method_colors(["A", "B"])
     (axes,) = plots.accuracy_bars({"A": [60.0, 70.0], "B": [50.0]}, colors, None).axes
     assert [bar.get_width() for bar in axes.patches] == [65.0, 50.0]
     (whisker,) = [c for c in axes.collections if len(c.get_segments()) == 1]
@@ -107,7 +108,7 @@ def test_learning_curves() -> None:
     """A line a seed and stage, one stage after the other, in one panel a method."""
     searched = history(("search", [3.0, 2.0]), ("train", [4.0, 1.0, 0.5]))
     curves = {"DPL": [searched, searched], "CoOp": [history(("train", [2.0]))]}
-    dpl, coop = plots.learning_curves(curves, plots.method_colors(curves)).axes
+    dpl, coop = plots.learning_curves(curves, method_colors(curves)).axes
     assert [list(line.get_xdata()) for line in dpl.lines[:4]] == [[1, 2], [3, 4, 5]] * 2
     assert list(dpl.lines[1].get_ydata()) == [4.0, 1.0, 0.5]
     assert [text.get_text() for text in dpl.texts] == ["search", "train"]

@@ -8,7 +8,8 @@ from playwright.sync_api import Page
 
 from browser import new_page, open_browser, texts, watch  # noqa: F401
 from vlprompt.methods.lengths import Lengths
-from vlprompt.reports.training import Run, agreement, write_report
+from vlprompt.reports.lengths import agreement
+from vlprompt.reports.training import Run, write_report
 
 LENGTHS = Lengths((0, 4), (2, 2, 6), (0.4, 0.5), (0.6, 0.7, 0.8))
 

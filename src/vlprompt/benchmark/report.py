@@ -18,6 +18,7 @@ from vlprompt.benchmark.tables import (
     section_title,
 )
 from vlprompt.reports import plots
+from vlprompt.reports.lengths import agreement, lengths_table
 from vlprompt.reports.page import (
     Html,
     blocks,
@@ -31,7 +32,7 @@ from vlprompt.reports.page import (
     write_page,
 )
 from vlprompt.reports.stats import mean_std, number
-from vlprompt.reports.training import agreement, lengths_table
+from vlprompt.reports.svg import inline_svg
 
 COUNTED = {"method": "method", "dataset": "data set", "seed": "seed", "model": "backbone"}
 
@@ -150,7 +151,7 @@ def _curves(index: int, results: Sequence[Result]) -> str:
                 curves.setdefault(row, {})[shots] = list(series.values())
     methods = ", ".join(grouped(results, "row"))
     alt = f"Accuracy against shots: {methods}, on {', '.join(panels)}; the numbers are in the tables below"
-    svg = plots.inline_svg(plots.few_shot_curves(panels), f"curves{index}", alt)
+    svg = inline_svg(plots.few_shot_curves(panels), f"curves{index}", alt)
     caption = "Mean accuracy over the seeds; bands are standard deviations."
     if len(datasets) > 1:
         caption += " The average is drawn where a method has run on all data sets."

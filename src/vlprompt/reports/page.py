@@ -8,7 +8,7 @@ from pathlib import Path
 
 import vlprompt
 from vlprompt.files import write_text
-from vlprompt.reports import plots
+from vlprompt.reports.svg import DARK, LIGHT, color_variables
 
 
 class Html(str):
@@ -98,9 +98,9 @@ def _cell(text: str) -> str:
 
 STYLE = (
     f"""
-:root {{ color-scheme: light dark; {plots.color_variables(plots.LIGHT)} }}
+:root {{ color-scheme: light dark; {color_variables(LIGHT)} }}
 @media screen and (prefers-color-scheme: dark) {{
-  :root {{ {plots.color_variables(plots.DARK)} }}
+  :root {{ {color_variables(DARK)} }}
 }}
 """
     + """

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from vlprompt.methods.lengths import Lengths, agreed
+from vlprompt.methods.lengths import Lengths
 from vlprompt.reports import plots
-from vlprompt.reports.page import Html, code, details, figure, paragraph, section, table, write_page
+from vlprompt.reports.lengths import agreement, alpha_curves, alpha_map, lengths_table
+from vlprompt.reports.page import code, details, figure, paragraph, section, table, write_page
 from vlprompt.reports.stats import duration, mean_std, number
+from vlprompt.reports.svg import inline_svg, method_colors
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def write_report(path: Path, runs: list[Run], *, title: str, dataset: str, comma
     groups: Groups = {}
     for run in runs:
         groups.setdefault(run.title, []).append(run)
-    colors = plots.method_colors(list(groups))
+    colors = method_colors(list(groups))
     sections = [
         _accuracy(groups, colors),
         _table(groups),
@@ -96,7 +98,7 @@ def _accuracy(groups: Groups, colors: Mapping[str, str]) -> str:
         values = _measured(groups, split)
         chance = _chance(groups)
         alt = f"Accuracy on {split}: " + ", ".join(f"{t} {number(v, 1)} %" for t, v in values.items())
-        svg = plots.inline_svg(plots.accuracy_bars(values, colors, chance), f"accuracy{index}", alt)
+        svg = inline_svg(plots.accuracy_bars(values, colors, chance), f"accuracy{index}", alt)
         several = any(len(v) > 1 for v in values.values())
         caption = f"Measured on: {split}."
         caption += " Bars are means, whiskers standard deviations, dots single seeds." if several else ""
@@ -139,7 +141,7 @@ def _learning(groups: Groups, colors: Mapping[str, str]) -> str:
     if not histories:
         return ""
     ends = (f"{t} from {s[0][0]['loss']:.2f} to {s[0][-1]['loss']:.2f}" for t, s in histories.items())
-    svg = plots.inline_svg(
+    svg = inline_svg(
         plots.learning_curves(histories, colors), "learning", f"Loss over epochs: {', '.join(ends)}"
     )
     caption = "Mean loss of every epoch, one stage after the other."
@@ -156,71 +158,11 @@ def _searched(index: int, runs: Sequence[Run]) -> str:
         run, alphas = searched[0]
         of_seed = f" Seed {run.seed}." if len(runs) > 1 else ""
         chosen = {branch: getattr(run.lengths, branch) for branch in alphas[-1]}
-        parts += [_heatmaps(index, alphas[-1], chosen, of_seed), _evolution(index, alphas, of_seed)]
+        parts += [
+            alpha_map(index, alphas[-1], chosen, of_seed),
+            alpha_curves(index, alphas, of_seed),
+        ]
     return section(f"{runs[0].title}: context lengths", *parts) if parts else ""
-
-
-def lengths_table(lengths: Mapping[int, Lengths]) -> str:
-    """Length and confidence of every layer, a row a branch and seed, as HTML.
-
-    Args:
-        lengths: by seed, one or more.
-    """
-    layers = max(len(branch) for found in lengths.values() for branch in (found.text, found.vision))
-    rows = []
-    for branch in BRANCHES:
-        for seed, found in lengths.items():
-            chosen = getattr(found, branch)
-            cells = _length_cells(chosen, getattr(found, f"{branch}_confidence"))
-            rows.append([branch, str(seed), *cells, *["–"] * (layers - len(cells)), str(sum(chosen))])
-    head = ["branch", "seed", *(str(n + 1) for n in range(layers)), "tokens"]
-    caption = "Context length of each layer, the first to the left; 0 is no prompt."
-    if any(found.text_confidence or found.vision_confidence for found in lengths.values()):
-        caption += " Below each: confidence, the softmax(alpha) of the chosen length."
-    return table(head, rows, caption)
-
-
-def _length_cells(lengths: Sequence[int], confidence: Sequence[float]) -> list[str]:
-    if not confidence:
-        return [str(n) for n in lengths]
-    return [Html(f"{n}<br><small>{p:.2f}</small>") for n, p in zip(lengths, confidence, strict=True)]
-
-
-def agreement(lengths: Mapping[int, Lengths]) -> str:
-    """How far several seeds found the same, in words, as HTML; nothing for one seed."""
-    seeds = len(lengths)
-    if seeds < 2:
-        return ""
-    most = agreed(list(lengths.values()))
-    sentences = []
-    for branch in BRANCHES:
-        votes = [round(share * seeds) for share in getattr(most, f"{branch}_confidence")]
-        if votes:
-            sentences.append(
-                f"In the {branch} branch all {seeds} seeds chose the same length in "
-                f"{votes.count(seeds)} of {len(votes)} layers "
-                f"(most frequent choice, layer by layer: {_plain(votes)} of {seeds})."
-            )
-    return paragraph(" ".join(sentences))
-
-
-def _heatmaps(
-    index: int, alphas: Mapping[str, plots.Weights], chosen: Mapping[str, Sequence[int]], of_seed: str
-) -> str:
-    """The weights at the end of the search, and what was made of them."""
-    words = (f"{branch} branch {_plain(lengths)}" for branch, lengths in chosen.items())
-    alt = f"Chosen length of each layer: {'; '.join(words)}"
-    svg = plots.inline_svg(plots.alpha_heatmaps(alphas, chosen), f"alphas{index}", alt)
-    return figure(svg, f"Weight, softmax(alpha), of each context length. Framed: chosen.{of_seed}")
-
-
-def _evolution(index: int, alphas: Sequence[Mapping[str, plots.Weights]], of_seed: str) -> str:
-    """The weights over the epochs of the search."""
-    alt = f"Weight of each context length: over {len(alphas)} epochs of search, a panel a layer"
-    svg = plots.inline_svg(plots.alpha_evolution(alphas), f"evolution{index}", alt)
-    caption = "Weights after each epoch of the search, a panel a layer."
-    caption += f" Thick blue: the heaviest length; orange: the runner-up; grey: the others.{of_seed}"
-    return figure(svg, caption)
 
 
 def _origin(classnames: Sequence[str], dataset: str, command: str) -> str:
@@ -267,11 +209,6 @@ def _alphas(run: Run) -> list[dict[str, list[list[float]]]]:
     return [{branch: weights for branch, weights in alphas.items() if weights} for alphas in found if alphas]
 
 
-def _plain(numbers: Iterable[int]) -> str:
-    return " ".join(map(str, numbers))
-
-
-BRANCHES = ("text", "vision")
 METRICS = {"accuracy": "accuracy", "macro-F1": "macro_f1", "calibration error": "ece"}
 """Heading and key of every metric."""
 METRICS_CAPTION = (
