@@ -35,7 +35,8 @@ from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Plan, Row
 from vlprompt.engine.prompt import KeyValue
 from vlprompt.methods import get_method
-from vlprompt.methods.base import Batch, Method, template_features
+from vlprompt.methods.base import Batch, Method
+from vlprompt.methods.templates import template_features
 from vlprompt.methods.dpl import PAPER, Supernet
 
 START, END = 49406, 49407

@@ -29,7 +29,9 @@ from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
-from vlprompt.methods.base import Batch, Method, distillation, fill
+from vlprompt.methods.base import Batch, Method
+from vlprompt.methods.losses import distillation
+from vlprompt.methods.templates import fill
 from vlprompt.methods.dpl import PAPER, Supernet
 from vlprompt.training.loop import learning_rates
 

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlprompt.engine.encoder import Encoder
-from vlprompt.engine.packing import Row, context_slot
+from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.errors import UserError
-from vlprompt.methods.lengths import check_lengths
-
-DEFAULT_TEMPLATE = "a photo of a {}."
+from vlprompt.methods.lengths import Lengths
+from vlprompt.methods.templates import fill
 
 Losses = dict[str, Tensor]
 """Named scalars of one batch; ``"loss"`` is the one to minimise, the others are logged."""
@@ -291,119 +290,3 @@ class Method(nn.Module):
             )
         for name, parameter in own.items():
             parameter.data = tensors[name].to(parameter.device)
-
-
-# What methods share.
-
-
-def fill(template: str, name: str) -> str:
-    """A template with the class name in it; underscores become spaces, braces in names are kept."""
-    return template.replace("{}", name.replace("_", " "), 1)
-
-
-def learnable_rows(
-    encoder: Encoder,
-    classnames: Sequence[str],
-    n_ctx: int,
-    words: str = "",
-    position: Literal["end", "middle", "front"] = "end",
-    class_specific: bool = False,
-) -> list[Row]:
-    """Sequences "start, context, class name, full stop, end" of CoOp (arXiv 2109.01134, section 3.2).
-
-    Args:
-        words: the prompt's words; the first n_ctx of their tokens give way to the context, the rest
-            stays frozen in front of the class name.
-        position: where the class name stands: at the end, in the middle or in front of the context.
-        class_specific: class k uses rows k * n_ctx ... of the context instead of sharing one.
-
-    Raises:
-        UserError: a sequence would be longer than the backbone's positions.
-    """
-    names = [fill("{}", name) for name in classnames]
-    sentences = encoder.tokenize([f"{words} {name}.".lstrip() for name in names])
-    replaced = n_ctx if words else 0
-    result = []
-    for k, (name, sentence) in enumerate(zip(encoder.tokenize(names), sentences, strict=True)):
-        offset = k * n_ctx if class_specific else 0
-        context = tuple(context_slot(offset + i) for i in range(n_ctx))
-        start, body, end = sentence[:1], sentence[1 + replaced : -1], sentence[-1:]
-        cut = len(name) - 2  # tokens of the name alone
-        half = n_ctx // 2
-        row = {
-            "end": start + context + body + end,
-            "middle": start + context[:half] + body[:cut] + context[half:] + body[cut:] + end,
-            "front": start + body[:cut] + context + body[cut:] + end,
-        }[position]
-        if len(row) > encoder.backbone.max_positions:
-            raise UserError(
-                f"class '{classnames[k]}' with {n_ctx} context tokens needs {len(row)} positions, the "
-                f"backbone has {encoder.backbone.max_positions}: shorten the name or the context"
-            )
-        result.append(row)
-    return result
-
-
-def context_parameter(encoder: Encoder, n_ctx: int, words: str = "", copies: int = 1) -> nn.Parameter:
-    """A text context (copies * n_ctx, D): the embeddings of words, or N(0, 0.02^2).
-
-    Raises:
-        UserError: fewer words than context tokens.
-    """
-    if not words:
-        return random_tokens(copies * n_ctx, encoder.backbone.text_width, encoder)
-    ids = encoder.tokenize([words])[0][1:-1]
-    if len(ids) < n_ctx:
-        raise UserError(
-            f"'{words}' has {len(ids)} tokens, the context {n_ctx}: give more words or lower n_ctx"
-        )
-    return nn.Parameter(encoder.embed(ids[:n_ctx]).detach().float().repeat(copies, 1))
-
-
-def random_tokens(count: int, width: int, encoder: Encoder, std: float = 0.02) -> nn.Parameter:
-    """Learnable tokens (count, width) from N(0, std^2), drawn on the CPU so that a device does not matter."""
-    return nn.Parameter((torch.randn(count, width) * std).to(encoder.backbone.device))
-
-
-def deep_tokens(encoder: Encoder, lengths: Sequence[int], width: int) -> nn.ParameterList:
-    """Tokens (n, width) for each n in ``lengths``: one layer after the other."""
-    return nn.ParameterList(random_tokens(n, width, encoder) for n in lengths)
-
-
-def layer_lengths(lengths: Sequence[int], n_ctx: int, depth: int, layers: int, branch: str) -> list[int]:
-    """Context length of each prompted layer: as given for every layer, or ``n_ctx`` in the first ``depth``.
-
-    Raises:
-        UserError: a depth below one; lengths for another number of layers.
-    """
-    if lengths:
-        check_lengths(lengths, layers, branch)
-        return list(lengths)
-    if depth < 1:
-        raise UserError(f"depth {depth} in the {branch} branch: give 1 to {layers}")
-    return [n_ctx] * min(depth, layers)
-
-
-def words_within(encoder: Encoder, words: str, n_ctx: int) -> str:
-    """The words that a context of this length starts from; none where it is longer than they are."""
-    return words if len(encoder.tokenize([words])[0]) - 2 >= n_ctx else ""
-
-
-def distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of logits (B, K), averaged over images and classes as the releases do."""
-    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).mean()
-
-
-def template_features(
-    encoder: Encoder, classnames: Sequence[str], templates: Sequence[str], normalize_each: bool = True
-) -> Tensor:
-    """Class features of frozen CLIP (K, E): the mean over templates, normalised.
-
-    Args:
-        normalize_each: normalise each template's features before the mean, as CLIP's authors do.
-    """
-    texts = [[fill(template, name) for name in classnames] for template in templates]
-    with torch.no_grad():
-        each = [encoder.encode_text(encoder.tokenize(t), normalize=normalize_each) for t in texts]
-        return F.normalize(torch.stack(each).mean(0), dim=-1)

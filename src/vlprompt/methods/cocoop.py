@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
-from vlprompt.methods.base import Batch, Losses, Method, context_parameter, learnable_rows
+from vlprompt.methods.base import Batch, Losses, Method
+from vlprompt.methods.rows import context_parameter, learnable_rows
 
 
 @dataclass(frozen=True, kw_only=True)

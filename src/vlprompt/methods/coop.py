@@ -10,7 +10,8 @@ from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.errors import UserError
 from vlprompt.methods import base
-from vlprompt.methods.base import Method, context_parameter, learnable_rows
+from vlprompt.methods.base import Method
+from vlprompt.methods.rows import context_parameter, learnable_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,9 @@ from torch.nn import functional as F
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import coop
-from vlprompt.methods.base import Losses, Method, Outputs, learnable_rows, template_features
+from vlprompt.methods.base import Losses, Method, Outputs
+from vlprompt.methods.rows import learnable_rows
+from vlprompt.methods.templates import template_features
 from vlprompt.methods.coop import CoOp
 
 

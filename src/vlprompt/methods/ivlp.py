@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
-from vlprompt.methods.base import (
-    Method,
-    context_parameter,
-    deep_tokens,
-    layer_lengths,
-    learnable_rows,
-    random_tokens,
-    words_within,
-)
+from vlprompt.methods.base import Method
+from vlprompt.methods.rows import context_parameter, deep_tokens, layer_lengths, learnable_rows, random_tokens, words_within
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,8 @@ from torch import nn
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
-from vlprompt.methods.base import (
-    Method,
-    context_parameter,
-    deep_tokens,
-    layer_lengths,
-    learnable_rows,
-    words_within,
-)
+from vlprompt.methods.base import Method
+from vlprompt.methods.rows import context_parameter, deep_tokens, layer_lengths, learnable_rows, words_within
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlprompt.methods import coop
-from vlprompt.methods.base import Losses, Method, Outputs, template_features
+from vlprompt.methods.base import Losses, Method, Outputs
+from vlprompt.methods.templates import template_features
 from vlprompt.methods.coop import CoOp
 
 

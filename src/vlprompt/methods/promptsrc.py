@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlprompt.methods import ivlp
-from vlprompt.methods.base import Losses, Method, Outputs, distillation, template_features
+from vlprompt.methods.base import Losses, Method, Outputs
+from vlprompt.methods.losses import distillation
+from vlprompt.methods.templates import template_features
 from vlprompt.methods.ivlp import IVLP
 
 

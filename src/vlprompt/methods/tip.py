@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlprompt.methods import base
-from vlprompt.methods.base import Method, Objective, template_features
+from vlprompt.methods.base import Method, Objective
+from vlprompt.methods.templates import template_features
 
 
 @dataclass(frozen=True, kw_only=True)

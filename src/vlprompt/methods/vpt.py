@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
-from vlprompt.methods.base import DEFAULT_TEMPLATE, Method, deep_tokens, fill, layer_lengths, random_tokens
+from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
+from vlprompt.methods.base import Method
+from vlprompt.methods.rows import deep_tokens, layer_lengths, random_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vlprompt.methods import base
-from vlprompt.methods.base import Method, template_features
+from vlprompt.methods.base import Method
+from vlprompt.methods.templates import template_features
 
 
 @dataclass(frozen=True, kw_only=True)

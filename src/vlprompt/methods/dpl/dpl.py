@@ -27,18 +27,10 @@ from vlprompt.engine.packing import Row, context_slot
 from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.errors import UserError
 from vlprompt.methods import base
-from vlprompt.methods.base import (
-    DEFAULT_TEMPLATE,
-    Batch,
-    Losses,
-    Method,
-    Objective,
-    Outputs,
-    distillation,
-    fill,
-    random_tokens,
-    template_features,
-)
+from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill, template_features
+from vlprompt.methods.base import Batch, Losses, Method, Objective, Outputs
+from vlprompt.methods.losses import distillation
+from vlprompt.methods.rows import random_tokens
 from vlprompt.methods.lengths import Lengths, check_lengths, first_alphas
 from vlprompt.methods.templates import IMAGENET_TEMPLATES
 

@@ -1,0 +1,94 @@
+"""The methods by name: found by looking into this folder, joined by ``+``, or from a file of one's own."""
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from dataclasses import make_dataclass
+from functools import cache
+from pathlib import Path
+
+from vlprompt.errors import UserError
+from vlprompt.methods.base import Method
+
+
+@cache
+def all_methods() -> dict[str, type[Method]]:
+    """Name -> class of every method of this package, by year."""
+    here = pkgutil.iter_modules([str(Path(__file__).parent)])
+    names = [f"{m.name}.{m.name}" if m.ispkg else m.name for m in here if m.name != "registry"]
+    found = [_method_in(importlib.import_module(f"vlprompt.methods.{name}")) for name in names]
+    return {m.name: m for m in sorted(filter(None, found), key=lambda m: (m.year, m.name))}
+
+
+def get_method(name: str) -> type[Method]:
+    """A method by name, from a file of your own (``my_method.py``), or several joined by ``+``.
+
+    ``dpl+kgcoop`` trains DPL's prompts with what KgCoOp adds to the cross-entropy.
+
+    Raises:
+        UserError: no such method or file; lists the methods there are. Methods that cannot be joined.
+    """
+    if "+" in name:
+        return _compose(name)
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    if name not in all_methods():
+        raise UserError(
+            f"unknown method '{name}': there are {', '.join(all_methods())}, or give a file my_method.py"
+        )
+    return all_methods()[name]
+
+
+@cache
+def _compose(name: str) -> type[Method]:
+    """The first method's prompts with the added losses of the others."""
+    prompts, *others = [get_method(part) for part in name.split("+")]
+    if prompts.loss is not Method.loss:
+        raise UserError(f"method '{prompts.name}' has a loss of its own: no other can be added ('{name}')")
+    losses = []
+    for other in others:
+        if other.added is None:
+            able = ", ".join(n for n, m in all_methods().items() if m.added)
+            raise UserError(f"method '{other.name}' adds nothing to the cross-entropy: add one of {able}")
+        losses.append(other.added)
+    bases = (*(loss.Settings for loss in losses), prompts.Settings)
+    settings = make_dataclass("Settings", [], bases=bases, frozen=True, kw_only=True)
+    settings.__doc__ = f"{prompts.title} with what {', '.join(o.title for o in others)} adds."
+    described = {
+        "name": name,
+        "title": " + ".join(m.title for m in (prompts, *others)),
+        "Settings": settings,
+        "__doc__": settings.__doc__,
+        "__module__": prompts.__module__,
+    }
+    return type(prompts.__name__, (*losses, prompts), described)
+
+
+def _from_file(path: Path) -> type[Method]:
+    spec = importlib.util.spec_from_file_location(f"method_file_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"method file '{path}' does not exist: give the path of a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does
+        raise UserError(f"method file '{path}' cannot be imported ({error!r}): mend it") from error
+    method = _method_in(module)
+    if method is None:
+        raise UserError(f"'{path}' holds no subclass of vlprompt.methods.base.Method with a 'name': add one")
+    return method
+
+
+def _method_in(module: object) -> type[Method] | None:
+    """The method that a module defines: its last subclass of ``Method`` with a name of its own."""
+    here = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Method)
+        and "name" in vars(value)
+        and value.__module__ == getattr(module, "__name__", None)
+    ]
+    return here[-1] if here else None

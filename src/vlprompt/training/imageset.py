@@ -1,0 +1,47 @@
+"""The images of one split, as the loop takes them: a batch at any positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from vlprompt.methods.base import Batch
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Training or validation images, as the loop takes them.
+
+    Args:
+        images: positions (b,) -> pixels (b, 3, H, W) or frozen image features (b, E), on the device.
+        labels: (N,).
+        frozen: positions (b,) -> image features (b, E) without prompts, where the pixels do not change.
+        below: positions (b,) and a vision layer -> the hidden states (b, T, D) that enter it without
+            prompts, where the pixels do not change.
+        made: where they come from and how they are prepared; a checkpoint must agree on it.
+    """
+
+    images: Callable[[Tensor], Tensor]
+    labels: Tensor
+    frozen: Callable[[Tensor], Tensor] | None = None
+    below: Callable[[Tensor, int], Tensor] | None = None
+    made: str = ""
+
+    def batch(self, positions: Tensor, device: torch.device) -> Batch:
+        """The images and labels at some positions."""
+        frozen = None if self.frozen is None else partial(self.frozen, positions)
+        below = None if self.below is None else partial(self.below, positions)
+        return Batch(self.images(positions), self.labels[positions].to(device), frozen, below)
+
+
+def shuffled_batches(count: int, size: int, order: torch.Generator, endless: bool) -> Iterator[Tensor]:
+    """Shuffled batches of positions; a last short one is left out unless it is the only one."""
+    while True:
+        batches: Sequence[Tensor] = torch.randperm(count, generator=order).split(size)
+        yield from (b for b in batches if len(b) == min(size, count))
+        if not endless:
+            return

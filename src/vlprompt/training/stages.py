@@ -1,0 +1,161 @@
+"""One stage of training: epochs of steps, every objective once a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlprompt.errors import UserError
+from vlprompt.methods.base import Losses, Objective, Stage
+from vlprompt.progress import bar
+from vlprompt.training import checkpoint
+from vlprompt.training.imageset import ImageSet, shuffled_batches
+from vlprompt.training.options import TrainOptions, learning_rates
+from vlprompt.training.processes import Processes
+
+EpochRecord = dict[str, Any]
+"""What the log keeps of one epoch: stage, epoch, lr, mean losses, seconds, the method's own."""
+
+
+class StageRun:
+    """One stage as it runs.
+
+    Args:
+        seed: of the order of its images and of what its losses draw.
+        checkpoints: folder; ``None`` keeps nothing.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        splits: dict[str, ImageSet],
+        options: TrainOptions,
+        seed: int,
+        processes: Processes,
+        checkpoints: Path | None,
+        show: bool,
+    ):
+        self.name, self.method, self.splits = stage.name, stage.method, splits
+        self.options, self.seed, self.processes, self.show = options, seed, processes, show
+        self.file = checkpoints / f"{self.name}.safetensors" if checkpoints else None
+        self.objectives = self.method.objectives()
+        self.epochs: int = self.method.settings.epochs if self.objectives else 0
+        self.optimizers = [processes.accelerator.prepare(o.optimizer) for o in self.objectives]
+        self.history: list[EpochRecord] = []
+        if any(o.split not in splits or not len(splits[o.split].labels) for o in self.objectives):
+            raise UserError(
+                f"the {self.name} stage of '{type(self.method).__name__}' learns on validation images and "
+                "there are none: give images of your own for validation, or more images than shots"
+            )
+
+    def run(self, on_epoch: Callable[[EpochRecord], None] | None = None) -> list[EpochRecord]:
+        """All epochs that are not done yet."""
+        self._load()
+        done = len(self.history)
+        with bar(f"{self.name:6}", self.epochs, self.show) as progress:
+            task = progress.task_ids[0]
+            progress.update(task, completed=done)
+            for epoch in range(done, self.epochs if not self.method.settled() else done):
+                self.history.append(self._epoch(epoch))
+                self._save()
+                progress.update(task, advance=1, note=f"loss {self.history[-1]['loss']:.3f}")
+                if on_epoch is not None:
+                    on_epoch(self.history[-1])
+                if self.method.settled():
+                    break
+        return self.history
+
+    def _epoch(self, epoch: int) -> EpochRecord:
+        """One pass over the training images, every objective once a step."""
+        start = time.perf_counter()
+        number = self.seed * 100_003 + epoch
+        torch.manual_seed(number * 1009 + self.processes.accelerator.process_index)
+        order = torch.Generator().manual_seed(number)
+        rate = learning_rates(self.method.settings.lr, self.epochs)[epoch]
+        self._set_rate(rate)
+        self.method.train()
+        size = self.method.settings.batch_size
+        streams = {
+            name: shuffled_batches(len(split.labels), size, order, endless=name != "train")
+            for name, split in self.splits.items()
+        }
+        sums: dict[str, float] = {}
+        steps = 0
+        for positions in streams["train"]:
+            for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
+                if epoch < objective.start:
+                    continue
+                chosen = positions if objective.split == "train" else next(streams[objective.split])
+                losses = self._step(objective, optimizer, chosen, epoch, steps)
+                for key, value in losses.items():
+                    name = key if objective.split == "train" else f"{objective.split}_{key}"
+                    sums[name] = sums.get(name, 0.0) + value
+            steps += 1
+        moved = [p for objective in self.objectives for p in objective.parameters]
+        if not all(p.isfinite().all() for p in moved):  # the last step's doing: no loss has shown it
+            raise UserError(self._not_finite(math.nan, epoch, steps - 1))
+        self.method.after_epoch(epoch, self.epochs)
+        means = {key: value / steps for key, value in sums.items()}
+        seconds = time.perf_counter() - start
+        record = {"stage": self.name, "epoch": epoch, "lr": rate, **means, "seconds": seconds}
+        return record | self.method.epoch_record()
+
+    def _set_rate(self, rate: float) -> None:
+        for objective in self.objectives:
+            if objective.scheduled:
+                for group in objective.optimizer.param_groups:
+                    group["lr"] = rate
+
+    def _step(
+        self, objective: Objective, optimizer: Any, positions: Tensor, epoch: int, step: int
+    ) -> dict[str, float]:
+        """One update of one objective's parameters; a batch is shared out over the processes."""
+        mine, share = self.processes.part(positions)
+        batch = self.splits[objective.split].batch(mine, self.method.encoder.backbone.device)
+        optimizer.zero_grad()
+        draws = self.processes.drawing_alike(self.options.seed, self.name, objective.split, epoch, step)
+        with draws, self.processes.accelerator.autocast():
+            losses: Losses = objective.loss(batch)
+        values = self.processes.values(losses, share)
+        if not math.isfinite(values["loss"]):
+            raise UserError(self._not_finite(values["loss"], epoch, step))
+
+        def backward(loss: Tensor, **options: bool) -> None:
+            self.processes.backward(loss, share, objective.parameters, **options)
+
+        self.method.backward(losses, backward)
+        if self.options.clip_grad is not None:
+            self.processes.accelerator.clip_grad_norm_(objective.parameters, self.options.clip_grad)
+        optimizer.step()
+        return values
+
+    def _not_finite(self, loss: float, epoch: int, step: int) -> str:
+        kept = (
+            f"; the last good checkpoint is kept in {self.file}" if self.file and self.file.exists() else ""
+        )
+        return (
+            f"the loss became {loss} in epoch {epoch + 1}, step {step + 1} of the {self.name} stage: "
+            f"lower the learning rate (now {self.method.settings.lr:g}) or train in full precision{kept}"
+        )
+
+    # Its checkpoint.
+
+    @property
+    def _identity(self) -> str:
+        return checkpoint.identity(self.method, self.splits, self.options)
+
+    def _save(self) -> None:
+        if self.file is not None and self.processes.first:
+            scaler = self.processes.accelerator.scaler
+            checkpoint.save(self.file, self._identity, self.method, self.objectives, scaler, self.history)
+
+    def _load(self) -> None:
+        if self.file is not None and self.file.exists():
+            scaler = self.processes.accelerator.scaler
+            self.history = checkpoint.load(self.file, self._identity, self.method, self.objectives, scaler)
