@@ -36,8 +36,9 @@ from vlprompt.engine.packing import Plan, Row
 from vlprompt.engine.prompt import KeyValue
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch, Method
+from vlprompt.methods.dpl.settings import PAPER
+from vlprompt.methods.dpl.supernet import Supernet
 from vlprompt.methods.templates import template_features
-from vlprompt.methods.dpl import PAPER, Supernet
 
 START, END = 49406, 49407
 PLAIN_CHUNK = 100

@@ -34,10 +34,14 @@ from vlprompt import data
 from vlprompt.dataset import Dataset
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
-from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
+from vlprompt.methods.dpl.dpl import DPL
+from vlprompt.methods.dpl.settings import PAPER, Settings
+from vlprompt.methods.dpl.supernet import Supernet
 from vlprompt.methods.lengths import Lengths, random_lengths
-from vlprompt.training.inputs import make_split
-from vlprompt.training.loop import Split, TrainOptions, fit
+from vlprompt.training.imageset import ImageSet
+from vlprompt.training.inputs import make_image_set
+from vlprompt.training.loop import fit
+from vlprompt.training.options import TrainOptions
 
 LONGEST = 6
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -62,10 +66,10 @@ class Study:
         )
         self.encoder = Encoder(load_backbone("toy"))
         self.splits = {
-            "train": make_split(self.encoder, self.dataset.train),
-            "val": make_split(self.encoder, self.dataset.val),
+            "train": make_image_set(self.encoder, self.dataset.train),
+            "val": make_image_set(self.encoder, self.dataset.val),
         }
-        self.test = make_split(self.encoder, self.dataset.test)
+        self.test = make_image_set(self.encoder, self.dataset.test)
         self.layers = len(self.encoder.backbone.text_layers), len(self.encoder.backbone.vision_layers)
 
     def train(self, lengths: Lengths) -> dict[str, float]:
@@ -93,7 +97,7 @@ class Study:
 
 
 @torch.no_grad()
-def measure(method: Any, split: Split) -> tuple[float, float]:
+def measure(method: Any, split: ImageSet) -> tuple[float, float]:
     """Accuracy in percent and mean cross-entropy."""
     classes = method.class_features()
     logits = torch.cat(

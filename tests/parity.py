@@ -30,10 +30,12 @@ from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch, Method
+from vlprompt.methods.dpl.alphas import from_alphas
+from vlprompt.methods.dpl.settings import PAPER
+from vlprompt.methods.dpl.supernet import Supernet
 from vlprompt.methods.losses import distillation
 from vlprompt.methods.templates import fill
-from vlprompt.methods.dpl import PAPER, Supernet
-from vlprompt.training.loop import learning_rates
+from vlprompt.training.options import learning_rates
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
 
@@ -368,9 +370,8 @@ def dpl_search_steps(case: Case) -> Iterator[Check]:
 
 
 def dpl_train(case: Case) -> Iterator[Check]:
-    from vlprompt.methods.lengths import Lengths
 
-    lengths = Lengths.from_alphas(case["alpha_text"], case["alpha_image"])
+    lengths = from_alphas(case["alpha_text"], case["alpha_image"])
     yield "context lengths text", list(lengths.text), case["context_lengths_text"].tolist(), 0
     yield "context lengths image", list(lengths.vision), case["context_lengths_image"].tolist(), 0
     method = case.make(

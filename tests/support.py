@@ -18,7 +18,7 @@ from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.backbones.load import TOY_FOLDER, load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.estimator.classifier import PromptClassifier
-from vlprompt.training.loop import Split
+from vlprompt.training.imageset import ImageSet
 
 CLASSES = {"blue_square": (40, 60, 220), "green": (30, 160, 40), "red thing": (220, 30, 30)}
 NAMES = ("blue square", "green", "red thing")
@@ -84,11 +84,11 @@ def toy_encoder(dtype: torch.dtype = torch.float32) -> Encoder:
     return Encoder(load_backbone("toy", dtype=dtype))
 
 
-def random_split(count: int = 9, seed: int = 0) -> Split:
+def random_split(count: int = 9, seed: int = 0) -> ImageSet:
     """Random pixels of three classes."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(count, 3, 32, 32, generator=generator)
-    return Split(lambda positions: pixels[positions], torch.arange(count) % len(NAMES))
+    return ImageSet(lambda positions: pixels[positions], torch.arange(count) % len(NAMES))
 
 
 def learned(classifier: PromptClassifier) -> dict[str, torch.Tensor]:

@@ -22,9 +22,12 @@ from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import all_methods, get_method
 from vlprompt.methods.base import Batch
-from vlprompt.methods.dpl import DPL, Supernet
+from vlprompt.methods.dpl.dpl import DPL
+from vlprompt.methods.dpl.supernet import Supernet
 from vlprompt.methods.lengths import Lengths
-from vlprompt.training.loop import Split, TrainOptions, fit
+from vlprompt.training.imageset import ImageSet
+from vlprompt.training.loop import fit
+from vlprompt.training.options import TrainOptions
 
 JOINED = ("dpl+kgcoop", "dpl+prograd", "dpl+promptsrc", "ivlp+kgcoop+prograd")
 EVERY = (*all_methods(), *JOINED)
@@ -386,7 +389,7 @@ def test_a_search_may_find_that_no_prompt_is_best(photos, tmp_path):
     classifier.save(tmp_path / "kept")
     assert PromptClassifier.load(tmp_path / "kept").method_.lengths.total == 0
     with pytest.raises(UserError, match="nothing to search"):
-        make("dpl", text_max=0, vision_max=0).first_stage()
+        make("dpl", text_max=0, vision_max=0).stages()
 
 
 @pytest.mark.parametrize(("text", "vision"), [((1,), (1, 1, 1)), ((1, 1), ()), ((1, 1), (1, 1))])
@@ -400,11 +403,11 @@ def test_alphas_see_every_validation_image_shuffled_and_prompts_none_of_them():
 
     def recorded(name, count, seed):
         split = random_split(count, seed=seed)
-        return Split(lambda at: (drawn[name].extend(at.tolist()), split.images(at))[1], split.labels)
+        return ImageSet(lambda at: (drawn[name].extend(at.tolist()), split.images(at))[1], split.labels)
 
     kind = get_method("dpl")
     settings = kind.Settings(epochs=1, search_epochs=2, warmup=0, batch_size=4, text_max=1, vision_max=1)
-    supernet = kind(random_encoder(torch.float32), NAMES, settings).first_stage()
+    supernet = kind(random_encoder(torch.float32), NAMES, settings).stages()[0].method
     fit(
         supernet,
         {"train": recorded("train", 16, 0), "val": recorded("val", 12, 1)},
@@ -418,7 +421,7 @@ def test_alphas_see_every_validation_image_shuffled_and_prompts_none_of_them():
 
 
 def test_alphas_learn_on_validation_images_and_prompts_on_training_images():
-    supernet = make("dpl", text_max=2, vision_max=2).first_stage()
+    supernet = make("dpl", text_max=2, vision_max=2).stages()[0].method
     on_val, on_train = supernet.objectives()
     assert (on_val.split, on_train.split) == ("val", "train")
     assert {id(p) for p in on_val.parameters} == {id(supernet.text_alphas), id(supernet.vision_alphas)}
@@ -429,7 +432,7 @@ def test_alphas_learn_on_validation_images_and_prompts_on_training_images():
 def test_text_and_vision_lengths_are_not_exchanged(tmp_path):
     text, vision = (3, 0, 1, 2), (0, 4, 4, 1)
     method = make("dpl", toy_encoder(), text_max=4, vision_max=4)
-    supernet = method.first_stage()
+    supernet = method.stages()[0].method
     for alphas, lengths in ((supernet.text_alphas, text), (supernet.vision_alphas, vision)):
         alphas.data = F.one_hot(torch.tensor(lengths), 5) * 2.0
     assert (supernet.lengths.text, supernet.lengths.vision) == (text, vision)
@@ -468,7 +471,7 @@ def test_a_supernet_with_all_weight_on_one_candidate_is_the_derived_network(text
 
 def test_the_train_stage_starts_with_fresh_prompts(photos):
     settings = DPL.preset("paper") | {"text_max": 2, "vision_max": 2}
-    supernet = make("dpl", **settings).first_stage()
+    supernet = make("dpl", **settings).stages()[0].method
     method = make("dpl", supernet.encoder, **settings)
     supernet.text_alphas.data[:, 2] = supernet.vision_alphas.data[:, 2] = 1
     method.inherit(supernet)

@@ -21,7 +21,9 @@ from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
-from vlprompt.training.loop import Split, TrainOptions, fit
+from vlprompt.training.imageset import ImageSet
+from vlprompt.training.loop import fit
+from vlprompt.training.options import TrainOptions
 
 CLASSES, IMAGES = ("circle", "square", "red star"), 11
 SHORT = {"epochs": 2, "batch_size": 5}  # shared out as 3 and 2
@@ -35,13 +37,13 @@ METHODS = {
 }
 
 
-def split(seed: int, spoilt: int | None = None) -> Split:
+def split(seed: int, spoilt: int | None = None) -> ImageSet:
     """Random images, one of them not a number on demand."""
     draw = torch.Generator().manual_seed(seed)
     pixels = torch.randn(IMAGES, 3, 32, 32, generator=draw)
     if spoilt is not None:
         pixels[spoilt] = torch.nan
-    return Split(lambda positions: pixels[positions], torch.arange(IMAGES) % len(CLASSES))
+    return ImageSet(lambda positions: pixels[positions], torch.arange(IMAGES) % len(CLASSES))
 
 
 def train(method: str, spoilt: int | None = None) -> dict:
@@ -65,7 +67,7 @@ def search() -> dict:
     torch.manual_seed(3)
     kind = get_method("dpl")
     settings = kind.Settings(**METHODS["dpl"], warmup=0)
-    supernet = kind(Encoder(load_backbone("toy")), CLASSES, settings).first_stage()
+    supernet = kind(Encoder(load_backbone("toy")), CLASSES, settings).stages()[0].method
     before = supernet.text_alphas.detach().clone()
     fit(supernet, {"train": split(1), "val": split(2)}, TrainOptions(seed=1, device="cpu"), show=False)
     return dict(supernet.named_parameters()) | {"before": before}

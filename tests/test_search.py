@@ -18,8 +18,11 @@ from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch
-from vlprompt.methods.dpl import DPL, PAPER, Settings, Supernet
-from vlprompt.methods.lengths import Lengths, agreed, longest_within, random_lengths, within_budget
+from vlprompt.methods.dpl.alphas import from_alphas, longest_within, within_budget
+from vlprompt.methods.dpl.dpl import DPL
+from vlprompt.methods.dpl.settings import PAPER, Settings
+from vlprompt.methods.dpl.supernet import Supernet
+from vlprompt.methods.lengths import Lengths, agreed, random_lengths
 
 NAMES = ("red circle", "blue star", "green heart")
 
@@ -149,8 +152,8 @@ def test_the_budget_gives_the_likeliest_lengths_that_fit():
         every = [n for n in itertools.product(range(4), repeat=4) if sum(n) <= budget]
         best = max(sum(weights[layer, n].item() for layer, n in enumerate(lengths)) for lengths in every)
         assert sum(weights[layer, n].item() for layer, n in enumerate(found)) == pytest.approx(best)
-    limited = Lengths.from_alphas(weights[:2], weights[2:], budget=3)
-    assert limited.total <= 3 < Lengths.from_alphas(weights[:2], weights[2:]).total
+    limited = from_alphas(weights[:2], weights[2:], budget=3)
+    assert limited.total <= 3 < from_alphas(weights[:2], weights[2:]).total
 
 
 def test_a_longer_context_is_taken_that_is_nearly_as_likely():
@@ -158,7 +161,7 @@ def test_a_longer_context_is_taken_that_is_nearly_as_likely():
     assert longest_within(weights, 1.0) == weights.argmax(-1).tolist() == [1, 0]
     assert longest_within(weights, 0.4) == [3, 0]
     assert longest_within(weights, 0.6) == [1, 0]
-    found = Lengths.from_alphas(weights.log(), weights.log(), share=0.4)
+    found = from_alphas(weights.log(), weights.log(), share=0.4)
     assert found.text == found.vision == (3, 0)
     assert found.text_confidence == pytest.approx((0.25, 0.7))
 

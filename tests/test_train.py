@@ -15,7 +15,9 @@ from support import random_encoder, random_split, same_bits, start, vlprompt, wr
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
-from vlprompt.training.loop import Split, TrainOptions, fit, learning_rates
+from vlprompt.training.imageset import ImageSet
+from vlprompt.training.loop import fit
+from vlprompt.training.options import TrainOptions, learning_rates
 
 NAMES = ("cat", "school_bus", "sunflower")
 LR = load_file(GOLDEN / "coop_steps.safetensors")
@@ -55,7 +57,7 @@ def test_alphas_keep_their_learning_rate_while_prompts_warm_up():
     """Adam's first step is as long as its learning rate, whatever the gradient."""
     dpl = get_method("dpl")
     settings = dpl.Settings(**dpl.preset("paper"), epochs=1, search_epochs=1, batch_size=9)
-    supernet = dpl(random_encoder(torch.float32), NAMES, settings).first_stage()
+    supernet = dpl(random_encoder(torch.float32), NAMES, settings).stages()[0].method
     before = {k: v.clone() for k, v in supernet.named_parameters()}
     splits = {"train": random_split(), "val": random_split(seed=1)}
     fit(supernet, splits, TrainOptions(device="cpu"), show=False)
@@ -78,7 +80,7 @@ def test_the_seed_orders_the_images():
     def order(seed):
         drawn, split = [], random_split()
         images = lambda positions: (drawn.append(positions.tolist()), split.images(positions))[1]  # noqa: E731
-        train("coop", TrainOptions(seed=seed, device="cpu"), splits={"train": Split(images, split.labels)})
+        train("coop", TrainOptions(seed=seed, device="cpu"), splits={"train": ImageSet(images, split.labels)})
         return drawn
 
     assert order(1) == order(1) != order(2)
@@ -151,7 +153,7 @@ def test_cut_off_in_the_middle_of_an_epoch_it_ends_with_the_same_bits(name, tmp_
 
     split = random_split()
     with pytest.raises(KeyboardInterrupt):
-        train(name, checkpoints=tmp_path, splits={"train": Split(images, split.labels)}, epochs=4)
+        train(name, checkpoints=tmp_path, splits={"train": ImageSet(images, split.labels)}, epochs=4)
     assert len(checkpoint(tmp_path / "train.safetensors")) == 3
     assert not list(tmp_path.glob("*.part"))
     assert same_bits(whole, train(name, checkpoints=tmp_path, epochs=4)[2])
@@ -164,7 +166,9 @@ OTHERS = {
     "lr": {"lr": 0.1},
     "method": {"name": "vpt"},
     "images": {"splits": {"train": random_split(12)}},
-    "labels": {"splits": {"train": Split(random_split().images, torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2]))}},
+    "labels": {
+        "splits": {"train": ImageSet(random_split().images, torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2]))}
+    },
 }
 
 
@@ -210,7 +214,7 @@ def test_a_finished_checkpoint_trains_no_more(tmp_path):
     def images(positions):
         raise AssertionError("no image is needed any more")
 
-    again = train(checkpoints=tmp_path, splits={"train": Split(images, random_split().labels)})[2]
+    again = train(checkpoints=tmp_path, splits={"train": ImageSet(images, random_split().labels)})[2]
     assert same_bits(state, again)
 
 

@@ -13,7 +13,7 @@ import gradio as gr
 from vlprompt.app.session import Photo, Seen, Session, stage_epochs
 from vlprompt.errors import UserError
 from vlprompt.methods import all_methods
-from vlprompt.training.loop import Record
+from vlprompt.training.stages import EpochRecord
 
 REDRAW = 0.2
 """Seconds between two drawings of the training's progress."""
@@ -93,7 +93,7 @@ def keep(session: Session, folder: Path) -> gr.DownloadButton:
 def train(session: Session, method: str, epochs: int) -> Iterator[str]:
     """Train on the photos; the progress as it is."""
     total = epochs * len(stage_epochs(method))
-    records: list[Record] = []
+    records: list[EpochRecord] = []
     drawn, before = 0.0, session.tuned
     with _told():
         yield progress_html("Training starts …", records, total)
@@ -115,12 +115,12 @@ def train(session: Session, method: str, epochs: int) -> Iterator[str]:
     yield progress_html(text + losses, records, max(len(records), 1))
 
 
-def _now(record: Record, done: int, total: int) -> str:
+def _now(record: EpochRecord, done: int, total: int) -> str:
     stage = "searching" if record["stage"] == "search" else "training"
     return f"Epoch {done} of {total} ({stage}), loss {record['loss']:.3f}"
 
 
-def progress_html(text: str, records: Sequence[Record], total: int) -> str:
+def progress_html(text: str, records: Sequence[EpochRecord], total: int) -> str:
     """A line of text, a bar and the curve of the loss, as HTML."""
     losses = [record["loss"] for record in records]
     top, last = max(losses, default=1.0) or 1.0, max(total - 1, 1)

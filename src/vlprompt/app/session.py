@@ -19,7 +19,7 @@ from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
-from vlprompt.training.loop import Record
+from vlprompt.training.stages import EpochRecord
 
 
 class Photo(NamedTuple):
@@ -105,7 +105,7 @@ class Session:
             open_image(path)
         self.photos += [Photo(path, label) for path in paths]
 
-    def train(self, method: str, epochs: int) -> Iterator[Record]:
+    def train(self, method: str, epochs: int) -> Iterator[EpochRecord]:
         """Train on the photos: the record of every epoch as it ends; the tuned prompts are used after it.
 
         Raises:
@@ -176,14 +176,14 @@ def _own(classifier: PromptClassifier) -> PromptClassifier:
     return copy.deepcopy(classifier, {id(encoder): encoder})
 
 
-def _fit(classifier: PromptClassifier, dataset: Dataset, stop: Event) -> Generator[Record, None, bool]:
+def _fit(classifier: PromptClassifier, dataset: Dataset, stop: Event) -> Generator[EpochRecord, None, bool]:
     """Records of a training in a thread of its own, as they come; returns whether it went to its end.
 
     ``stop``, or closing this generator, ends it after the epoch that it is in.
     """
-    messages: Queue[Record | Exception | bool] = Queue()
+    messages: Queue[EpochRecord | Exception | bool] = Queue()
 
-    def on_epoch(record: Record) -> None:
+    def on_epoch(record: EpochRecord) -> None:
         messages.put(record)
         if stop.is_set():
             raise _StopError

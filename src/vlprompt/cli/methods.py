@@ -20,7 +20,7 @@ def methods(model: str = "toy", json: bool = False) -> None:
     rows = []
     for name, kind in all_methods().items():
         method = kind(encoder, ("cat", "dog"))
-        stage = method.first_stage() or method
+        stage = method.stages()[0].method
         count = sum(p.numel() for p in stage.parameters() if p.requires_grad)
         rows.append(
             {

@@ -34,8 +34,11 @@ from vlprompt.methods.base import Method
 from vlprompt.methods.lengths import Lengths
 from vlprompt.metrics import measure
 from vlprompt.progress import track
-from vlprompt.training.inputs import BATCH, Augment, image_features, make_split, plain_pixels
-from vlprompt.training.loop import Record, Split, TrainOptions, fit
+from vlprompt.training.imageset import ImageSet
+from vlprompt.training.inputs import BATCH, Augment, image_features, make_image_set, plain_pixels
+from vlprompt.training.loop import fit
+from vlprompt.training.options import TrainOptions
+from vlprompt.training.stages import EpochRecord
 
 
 class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
@@ -54,7 +57,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             pictures are tiny; or ``crop+flip``, ``crop``, ``gentle``, ``none``.
         views: number of augmented views whose features are computed once, for methods without
             visual prompts; 0 draws fresh ones at every step, as published.
-        seed, device, precision, clip_grad: see :class:`vlprompt.training.loop.TrainOptions`.
+        seed, device, precision, clip_grad: see :class:`vlprompt.training.options.TrainOptions`.
         verbose: show progress.
         class_names: the name of every label as ``{label: name}``, or as a list where labels are 0, 1, ...
             By default a label is its own name.
@@ -110,7 +113,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         y: Sequence[Any],
         X_val: Sequence[ImageSource] | None = None,  # noqa: N803
         y_val: Sequence[Any] | None = None,
-        on_epoch: Callable[[Record], None] | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
     ) -> PromptClassifier:
         """Learn from images and labels (N,), which are class names or have them by ``class_names``.
 
@@ -134,7 +137,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         self,
         dataset: Dataset,
         checkpoints: Path | None = None,
-        on_epoch: Callable[[Record], None] | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
     ) -> PromptClassifier:
         """Learn from a data set's ``train`` (and ``val``) as they are.
 
@@ -171,23 +174,21 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         self.measured_: dict[str, Any] = {}
 
     def _splits(self, dataset: Dataset) -> dict[str, Any]:
-        stages = [m for m in (self.method_.first_stage(), self.method_) if m is not None]
-        objectives = [o for m in stages for o in m.objectives()]
-        needs_val = any(o.split == "val" for o in objectives)
+        method, needs_val = self.method_, self.method_.needs_validation
         train, val = list(dataset.train), list(dataset.val)
         if needs_val and not val:
             train, val = hold_out(train, VALIDATION)
-        frozen = all(m.vision_prompt() is None for m in stages)
+        frozen = not method.has_visual_prompts
         augment: Augment = self.augment  # type: ignore[assignment]
         if self.augment == "auto":
             augment = "none" if self.model == TOY else "crop+flip"
-        encoder = self.method_.encoder
-        if not objectives:  # nothing will be drawn
+        encoder = method.encoder
+        if not method.trains:  # nothing will be drawn
             labels = torch.tensor([item.label for item in train])
-            return {"train": Split(plain_pixels(encoder, [item.image for item in train]), labels)}
-        splits = {"train": make_split(encoder, train, augment, self.views, frozen, self.verbose)}
+            return {"train": ImageSet(plain_pixels(encoder, [item.image for item in train]), labels)}
+        splits = {"train": make_image_set(encoder, train, augment, self.views, frozen, self.verbose)}
         if needs_val and val:  # without, the training says so
-            splits["val"] = make_split(encoder, val, "none", frozen=frozen, show=self.verbose)
+            splits["val"] = make_image_set(encoder, val, "none", frozen=frozen, show=self.verbose)
         made = f"{dataset.name}, {augment}, {self.views} views"
         return {name: dataclasses.replace(split, made=made) for name, split in splits.items()}
 

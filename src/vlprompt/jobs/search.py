@@ -16,7 +16,7 @@ from typing import Any
 from vlprompt import data
 from vlprompt.dataset import Dataset
 from vlprompt.estimator.classifier import PromptClassifier
-from vlprompt.methods.dpl import Settings
+from vlprompt.methods.dpl.settings import Settings
 from vlprompt.methods.lengths import Lengths, agreed, random_lengths
 from vlprompt.reports.training import Run, write_report
 

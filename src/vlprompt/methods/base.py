@@ -106,6 +106,21 @@ class Objective:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a method's training.
+
+    Args:
+        name: in histories and checkpoints; each stage of a method has its own.
+        method: what is trained.
+        enter: called when the stages before it have ended, e.g. to take over what they found.
+    """
+
+    name: str
+    method: Method
+    enter: Callable[[], None] = lambda: None
+
+
 class Method(nn.Module):
     """A way to adapt a frozen backbone to named classes.
 
@@ -237,12 +252,29 @@ class Method(nn.Module):
         """
         backward(losses["loss"])
 
-    def first_stage(self) -> Method | None:
-        """A method to train before this one, whose outcome ``inherit`` takes."""
+    def stages(self) -> list[Stage]:
+        """What is trained, one after the other; the last is this method."""
+        return [Stage("train", self)]
+
+    @property
+    def lengths(self) -> Lengths | None:
+        """Context length of every layer, where the method has found or been given one for each."""
         return None
 
-    def inherit(self, trained: Method) -> None:
-        """Take over what the first stage found."""
+    @property
+    def needs_validation(self) -> bool:
+        """Whether it learns on validation images too."""
+        return False
+
+    @property
+    def has_visual_prompts(self) -> bool:
+        """Whether image features depend on what is learned."""
+        return type(self).vision_prompt is not Method.vision_prompt
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is learned in steps."""
+        return any(p.requires_grad and p.numel() for p in self.parameters())
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called when epoch ``epoch`` (from 0) of ``epochs`` has ended."""

@@ -23,9 +23,9 @@ from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import coop
 from vlprompt.methods.base import Losses, Method, Outputs
+from vlprompt.methods.coop import CoOp
 from vlprompt.methods.rows import learnable_rows
 from vlprompt.methods.templates import template_features
-from vlprompt.methods.coop import CoOp
 
 
 @dataclass(frozen=True, kw_only=True)

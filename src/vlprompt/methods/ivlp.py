@@ -7,29 +7,15 @@ from dataclasses import dataclass
 
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
-from vlprompt.methods import base
 from vlprompt.methods.base import Method
-from vlprompt.methods.rows import context_parameter, deep_tokens, layer_lengths, learnable_rows, random_tokens, words_within
+from vlprompt.methods.deep import DeepSettings, deep_tokens, layer_lengths, words_within
+from vlprompt.methods.rows import context_parameter, learnable_rows, random_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(base.Settings):
+class Settings(DeepSettings):
     """IVLP."""
 
-    lr: float = 0.0035
-    """learning rate of SGD"""
-    epochs: int = 5
-    """passes over the training images"""
-    batch_size: int = 4
-    """images a step"""
-    n_ctx: int = 2
-    """context length in every prompted layer of both branches"""
-    depth: int = 12
-    """prompted layers of both branches; more than the backbone has means all (9 in later work)"""
-    ctx_init: str = "a photo of a"
-    """words of the prompt; the first n_ctx of their tokens start the context, the rest stays frozen"""
-    text_lengths: tuple[int, ...] = ()
-    """context length of every text layer, e.g. those that a search found; replaces n_ctx and depth"""
     vision_lengths: tuple[int, ...] = ()
     """context length of every vision layer; replaces n_ctx and depth"""
 

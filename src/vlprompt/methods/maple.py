@@ -9,27 +9,17 @@ from torch import nn
 
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
-from vlprompt.methods import base
 from vlprompt.methods.base import Method
-from vlprompt.methods.rows import context_parameter, deep_tokens, layer_lengths, learnable_rows, words_within
+from vlprompt.methods.deep import DeepSettings, deep_tokens, layer_lengths, words_within
+from vlprompt.methods.rows import context_parameter, learnable_rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(base.Settings):
+class Settings(DeepSettings):
     """MaPLe."""
 
-    lr: float = 0.0035
-    """learning rate of SGD"""
-    epochs: int = 5
-    """passes over the training images"""
-    batch_size: int = 4
-    """images a step"""
-    n_ctx: int = 2
-    """context length in every prompted layer"""
     depth: int = 9
     """prompted layers of both branches; more than the backbone has means all"""
-    ctx_init: str = "a photo of a"
-    """words of the prompt; the first n_ctx of their tokens start the context, the rest stays frozen"""
     text_lengths: tuple[int, ...] = ()
     """context length of every layer of both branches; replaces n_ctx and depth"""
 

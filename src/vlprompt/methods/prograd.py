@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from vlprompt.methods import coop
 from vlprompt.methods.base import Losses, Method, Outputs
-from vlprompt.methods.templates import template_features
 from vlprompt.methods.coop import CoOp
+from vlprompt.methods.templates import template_features
 
 
 @dataclass(frozen=True, kw_only=True)

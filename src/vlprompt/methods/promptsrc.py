@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from vlprompt.methods import ivlp
 from vlprompt.methods.base import Losses, Method, Outputs
+from vlprompt.methods.ivlp import IVLP
 from vlprompt.methods.losses import distillation
 from vlprompt.methods.templates import template_features
-from vlprompt.methods.ivlp import IVLP
 
 
 @dataclass(frozen=True, kw_only=True)

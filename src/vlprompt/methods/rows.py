@@ -14,7 +14,6 @@ from torch import nn
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Row, context_slot
 from vlprompt.errors import UserError
-from vlprompt.methods.lengths import check_lengths
 from vlprompt.methods.templates import fill
 
 
@@ -80,27 +79,3 @@ def context_parameter(encoder: Encoder, n_ctx: int, words: str = "", copies: int
 def random_tokens(count: int, width: int, encoder: Encoder, std: float = 0.02) -> nn.Parameter:
     """Learnable tokens (count, width) from N(0, std^2), drawn on the CPU so that a device does not matter."""
     return nn.Parameter((torch.randn(count, width) * std).to(encoder.backbone.device))
-
-
-def deep_tokens(encoder: Encoder, lengths: Sequence[int], width: int) -> nn.ParameterList:
-    """Tokens (n, width) for each n in ``lengths``: one layer after the other."""
-    return nn.ParameterList(random_tokens(n, width, encoder) for n in lengths)
-
-
-def layer_lengths(lengths: Sequence[int], n_ctx: int, depth: int, layers: int, branch: str) -> list[int]:
-    """Context length of each prompted layer: as given for every layer, or ``n_ctx`` in the first ``depth``.
-
-    Raises:
-        UserError: a depth below one; lengths for another number of layers.
-    """
-    if lengths:
-        check_lengths(lengths, layers, branch)
-        return list(lengths)
-    if depth < 1:
-        raise UserError(f"depth {depth} in the {branch} branch: give 1 to {layers}")
-    return [n_ctx] * min(depth, layers)
-
-
-def words_within(encoder: Encoder, words: str, n_ctx: int) -> str:
-    """The words that a context of this length starts from; none where it is longer than they are."""
-    return words if len(encoder.tokenize([words])[0]) - 2 >= n_ctx else ""

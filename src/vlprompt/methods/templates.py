@@ -1,4 +1,4 @@
-"""Hand-crafted prompts of the field, and class features made of them (facts of CLIP's and CoOp's releases)."""
+"""Hand-crafted prompts of the field, and class features made of them (facts of CLIP's release)."""
 
 from __future__ import annotations
 

@@ -77,6 +77,11 @@ class TipAdapter(Method):
         near = (-self.settings.beta * (1 - image_features @ self.keys.T)).exp()  # (B, N)
         return super().logits(image_features, class_features) + self.settings.alpha * near @ votes
 
+    @property
+    def trains(self) -> bool:
+        """Tip-Adapter-F; the keys come with the images."""
+        return self.settings.finetune
+
     def objectives(self) -> list[Objective]:
         """The keys by AdamW (Tip-Adapter-F), or nothing."""
         if not self.settings.finetune:

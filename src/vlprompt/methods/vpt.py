@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
-from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
 from vlprompt.methods.base import Method
-from vlprompt.methods.rows import deep_tokens, layer_lengths, random_tokens
+from vlprompt.methods.deep import deep_tokens, layer_lengths
+from vlprompt.methods.rows import random_tokens
+from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
 
 
 @dataclass(frozen=True, kw_only=True)

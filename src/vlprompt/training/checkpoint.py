@@ -11,11 +11,11 @@ from zlib import crc32
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from vlprompt.errors import UserError
-from vlprompt.files import written_beside
+from vlprompt.files import whole_file
 from vlprompt.methods.base import Method, Objective
 from vlprompt.training.imageset import ImageSet
 from vlprompt.training.options import TrainOptions
@@ -37,7 +37,12 @@ def identity(method: Method, splits: Mapping[str, ImageSet], options: TrainOptio
 
 
 def save(
-    file: Path, identity: str, method: Method, objectives: Sequence[Objective], scaler: Any, history: list[Any]
+    file: Path,
+    identity: str,
+    method: Method,
+    objectives: Sequence[Objective],
+    scaler: Any,
+    history: list[Any],
 ) -> None:
     """Write what a stage needs to go on; the file appears whole or not at all."""
     tensors = {f"method.{key}": value for key, value in method.state_dict().items()}
@@ -51,9 +56,9 @@ def save(
         "history": json.dumps(history),
         "scaler": json.dumps(scaler.state_dict() if scaler else {}),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with written_beside(file) as beside:
-        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, beside, metadata)
+    content = to_bytes({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, metadata)
+    with whole_file(file) as beside:
+        beside.write_bytes(content)
 
 
 def load(

@@ -17,7 +17,7 @@ from vlprompt.data.transforms import Augmentation, EvalTransform, TrainTransform
 from vlprompt.dataset import ImageSource, Item
 from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
-from vlprompt.training.loop import Split
+from vlprompt.training.imageset import ImageSet
 
 Augment = Augmentation | Literal["none"]
 Draw = Callable[[Tensor], Tensor]
@@ -29,14 +29,14 @@ KEPT_BYTES = 2 << 30
 again for every batch."""
 
 
-def make_split(
+def make_image_set(
     encoder: Encoder,
     items: Sequence[Item],
     augment: Augment = "none",
     views: int = 0,
     frozen: bool = False,
     show: bool = False,
-) -> Split:
+) -> ImageSet:
     """Images for the training loop.
 
     Args:
@@ -51,15 +51,15 @@ def make_split(
         draw = plain_pixels(encoder, sources, keep=not frozen, show=show)
         features = cache(lambda: _features(encoder, draw, len(items), "images", show))
         if frozen:
-            return Split(_lookup(features()[None]), labels)
+            return ImageSet(_lookup(features()[None]), labels)
         device = encoder.backbone.device
         below = hidden_states(encoder, draw, len(items), show)
-        return Split(draw, labels, lambda positions: features()[positions.to(device)], below)
+        return ImageSet(draw, labels, lambda positions: features()[positions.to(device)], below)
     draw = augmented_pixels(encoder, sources, augment, show)
     if frozen and views:
         kept = [_features(encoder, draw, len(items), f"view {v + 1}", show) for v in range(views)]
         draw = _lookup(torch.stack(kept))
-    return Split(draw, labels)
+    return ImageSet(draw, labels)
 
 
 def plain_pixels(

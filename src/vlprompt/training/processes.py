@@ -48,7 +48,7 @@ class Processes:
         return self.accelerator.num_processes
 
     def part(self, positions: Tensor) -> tuple[Tensor, float]:
-        """This process's positions of a batch (b,), and the weight of their mean loss in the mean over all."""
+        """This process's positions of a batch (b,), and their mean loss's weight in the mean over all."""
         if self.count == 1 or len(positions) < self.count:
             return positions, 1.0
         mine = positions.tensor_split(self.count)[self.accelerator.process_index]
@@ -73,7 +73,9 @@ class Processes:
         mine = torch.tensor([*values.values()], dtype=torch.float64, device=self.accelerator.device)
         return dict(zip(values, self.accelerator.reduce(mine * share, "mean").tolist(), strict=True))
 
-    def backward(self, loss: Tensor, share: float, parameters: Iterable[nn.Parameter], **options: bool) -> None:
+    def backward(
+        self, loss: Tensor, share: float, parameters: Iterable[nn.Parameter], **options: bool
+    ) -> None:
         """Gradients of the whole batch's mean loss, in every process."""
         self.accelerator.backward(loss * share, **options)
         for parameter in parameters if self.count > 1 else ():

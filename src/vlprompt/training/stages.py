@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,7 @@ class StageRun:
         rate = learning_rates(self.method.settings.lr, self.epochs)[epoch]
         self._set_rate(rate)
         self.method.train()
-        size = self.method.settings.batch_size
-        streams = {
-            name: shuffled_batches(len(split.labels), size, order, endless=name != "train")
-            for name, split in self.splits.items()
-        }
+        streams = self._streams(order)
         sums: dict[str, float] = {}
         steps = 0
         for positions in streams["train"]:
@@ -105,6 +101,14 @@ class StageRun:
         seconds = time.perf_counter() - start
         record = {"stage": self.name, "epoch": epoch, "lr": rate, **means, "seconds": seconds}
         return record | self.method.epoch_record()
+
+    def _streams(self, order: torch.Generator) -> dict[str, Iterator[Tensor]]:
+        """Batches of positions: one pass over the training images, others as long as they are asked for."""
+        size = self.method.settings.batch_size
+        return {
+            name: shuffled_batches(len(split.labels), size, order, endless=name != "train")
+            for name, split in self.splits.items()
+        }
 
     def _set_rate(self, rate: float) -> None:
         for objective in self.objectives:

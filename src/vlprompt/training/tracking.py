@@ -11,13 +11,13 @@ from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from vlprompt.errors import UserError
-from vlprompt.training.loop import Record
+from vlprompt.training.stages import EpochRecord
 
 
 @contextmanager
 def tracked(
     name: str, folder: Path, settings: Mapping[str, Any]
-) -> Iterator[Callable[[Record], None] | None]:
+) -> Iterator[Callable[[EpochRecord], None] | None]:
     """What logs the record of an epoch, or nothing without a name.
 
     Args:
@@ -44,7 +44,7 @@ def tracked(
     tracker.store_init_configuration(plain)
     step = 0
 
-    def log(record: Record) -> None:
+    def log(record: EpochRecord) -> None:
         nonlocal step
         values = {f"{record['stage']}/{k}": v for k, v in record.items() if isinstance(v, float)}
         tracker.log(values, step=step)

@@ -1,0 +1,1 @@
+"""DPL, Differentiable Prompt Learning: settings, search stage, train stage."""
