@@ -485,7 +485,7 @@ def test_the_train_stage_starts_with_fresh_prompts(photos):
 
 
 def test_the_ensemble_of_one_template_is_the_plain_prompt(monkeypatch):
-    monkeypatch.setattr("vlprompt.methods.dpl.IMAGENET_TEMPLATES", ("a photo of a {}.",))
+    monkeypatch.setattr("vlprompt.methods.dpl.dpl.IMAGENET_TEMPLATES", ("a photo of a {}.",))
     given = {"text_lengths": (2, 0), "vision_lengths": (0, 0, 0)}
     encoder = random_encoder()
     ours = make("dpl", encoder, text="ensemble", **given).class_features()
