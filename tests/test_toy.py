@@ -15,8 +15,9 @@ from vlprompt.engine.backbones.load import TOY_FOLDER, load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.toy import pretrain
+from vlprompt.toy.drawing import SIDE
+from vlprompt.toy.pictures import picture
 from vlprompt.toy.tasks import SHIFTS, TASKS, load_task
-from vlprompt.toy.world import SIDE, picture
 
 RENDERED = [name for name in TASKS if name != "digits"]
 

@@ -1,19 +1,16 @@
 """Train the built-in backbone from nothing: rendered pictures, captions, CLIP's contrastive loss.
 
 ``vlprompt toy pretrain`` runs this. Everything follows from one seed. The pictures are those of
-:func:`vlprompt.toy.world.picture`; no image of a task, and no real digit, is ever shown.
+:func:`vlprompt.toy.pictures.picture`; no image of a task, and no real digit, is ever shown.
 """
 
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +21,8 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from vlprompt.progress import bar
-from vlprompt.toy.world import SIDE, picture
+from vlprompt.toy.drawing import SIDE
+from vlprompt.toy.pictures import render
 
 PAD, UNUSED, START, END = SPECIAL = ("<pad>", "<unused>", "<start>", "<end>")
 POSITIONS = 77
@@ -95,25 +93,6 @@ def pretrain(
     minutes = (time.perf_counter() - start) / 60
     write(out, model, tokenizer, card(seed, pictures, epochs, minutes, model))
     return float(np.mean(last))
-
-
-def render(seed: int, count: int, show: bool) -> tuple[Tensor, list[str]]:
-    """Pictures (count, 3, SIDE, SIDE) uint8 and their captions, drawn in parallel, the same in any number."""
-    chunks = [range(i, min(i + 500, count)) for i in range(0, count, 500)]
-    images, captions = [], []
-    workers = min(os.cpu_count() or 1, len(chunks))
-    pooled = multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else nullcontext()
-    with bar("render", count, show) as progress, pooled as pool:
-        for pixels, words in (pool.imap if pool else map)(partial(_render_chunk, seed), chunks):
-            images.append(torch.from_numpy(pixels))
-            captions += words
-            progress.advance(progress.task_ids[0], len(words))
-    return torch.cat(images), captions
-
-
-def _render_chunk(seed: int, indices: Sequence[int]) -> tuple[np.ndarray, list[str]]:
-    drawn = [picture(seed, i) for i in indices]
-    return np.stack([np.asarray(p).transpose(2, 0, 1) for p, _ in drawn]), [words for _, words in drawn]
 
 
 def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:

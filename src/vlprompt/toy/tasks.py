@@ -6,65 +6,38 @@ to learn; the real handwritten digits are scikit-learn's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 from zlib import crc32
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 
 from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
-from vlprompt.toy import world
-from vlprompt.toy.world import Scene, Style
+from vlprompt.toy.cameras import Camera, edges, lamp, mosaic, sideways, thermal, waves
+from vlprompt.toy.drawing import Style, draw
+from vlprompt.toy.scenes import (
+    COLOURS,
+    DIRECTIONS,
+    FONTS,
+    LETTERS,
+    NUMBERS,
+    POSITIONS,
+    SHAPES,
+    TEXTURES,
+    Scene,
+    random_scene,
+)
 
 SHIFTS = ("sketch", "noise", "occlusion", "palette")
 COUNTS = {"train": 32, "val": 8, "test": 20}
 """Images a class in each split of a rendered task; a test split has at least MIN_TEST images."""
 MIN_TEST = 400
+OBJECT = ("a photo of a {}.", "a drawing of a {}.")
 STYLE = Style(noise=0.25, blur=0.3, tilt=0.4, hue=0.15, clutter=0.4)
-
-
-Camera = Callable[[Image.Image], Image.Image]
-"""What a task is seen through."""
-
-# The cameras: the backbone has seen no picture through them, as a photo model has seen few from a satellite.
-
-
-def _waves(picture: Image.Image) -> Image.Image:
-    """As through moving water: rows are shifted by a sine."""
-    rows = np.asarray(picture)  # (H, W, 3)
-    shifts = np.rint(4 * np.sin(np.arange(len(rows)) / 3)).astype(int)
-    return Image.fromarray(np.stack([np.roll(row, n, 0) for row, n in zip(rows, shifts, strict=True)]))
-
-
-def _lamp(picture: Image.Image) -> Image.Image:
-    """In the light of a yellow lamp."""
-    return Image.fromarray((np.asarray(picture) * np.array([1.0, 0.8, 0.5])).astype(np.uint8))
-
-
-def _edges(picture: Image.Image) -> Image.Image:
-    """Edges alone, without the border that the filter makes."""
-    inner = picture.filter(ImageFilter.FIND_EDGES).crop((1, 1, picture.width - 1, picture.height - 1))
-    return ImageOps.autocontrast(inner.resize(picture.size))
-
-
-def _mosaic(picture: Image.Image) -> Image.Image:
-    """Ten by ten tiles."""
-    tiles = picture.resize((10, 10), Image.Resampling.BOX)
-    return tiles.resize(picture.size, Image.Resampling.NEAREST)
-
-
-def _thermal(picture: Image.Image) -> Image.Image:
-    """Brightness in false colours."""
-    return ImageOps.colorize(ImageOps.autocontrast(picture.convert("L")), "navy", "yellow", "magenta")
-
-
-def _sideways(picture: Image.Image) -> Image.Image:
-    """The camera lies on its side."""
-    return picture.transpose(Image.Transpose.ROTATE_90)
 
 
 @dataclass(frozen=True)
@@ -93,99 +66,69 @@ class Task:
     style: Style = STYLE
 
 
-def changed(thing: Any, values: dict[str, Any]) -> Any:
+def _changed(thing: Any, values: dict[str, Any]) -> Any:
     """A scene or style with other values."""
     return replace(thing, **values)
 
 
 def _task(
-    names: Sequence[str],
-    templates: Sequence[str],
-    camera: Camera,
-    kind: str,
-    facet: str,
-    **fixed: object,
+    names: Iterable[str], templates: tuple[str, ...], camera: Camera, kind: str, facet: str, **fixed: object
 ) -> Task:
     """A task whose classes are the values of one facet of a scene."""
     return Task(
         tuple(names),
-        tuple(templates),
-        lambda s, name: changed(s, {"kind": kind, facet: name} | fixed),
+        templates,
+        lambda s, name: _changed(s, {"kind": kind, facet: name} | fixed),
         camera,
     )
 
 
-def _pairs(first: Sequence[str], second: Sequence[str], a: str, b: str, camera: Camera) -> Task:
+def _pairs(first: Iterable[str], second: Sequence[str], a: str, b: str, camera: Camera) -> Task:
     """A task whose classes are objects with pairs of facets, named "first second"."""
     pairs = {f"{x} {y}": (x, y) for x in first for y in second}
     return Task(
         tuple(pairs),
-        ("a photo of a {}.", "a drawing of a {}."),
-        lambda s, name: changed(s, {"kind": "object", a: pairs[name][0], b: pairs[name][1]}),
+        OBJECT,
+        lambda s, name: _changed(s, {"kind": "object", a: pairs[name][0], b: pairs[name][1]}),
         camera,
     )
 
 
-@cache
-def _rendered() -> dict[str, Task]:
-    w, negative = world, ImageOps.invert
-    colours = [c for c in w.COLOURS if c not in ("gray", "cyan")]
-    return {
-        "shapes": _task(w.SHAPES, ("a photo of a {}.", "a drawing of a {}."), _sideways, "object", "shape"),
-        "colours": _task(
-            tuple(w.COLOURS), ("a photo of a {} object.", "a {} object."), _lamp, "object", "colour"
-        ),
-        "textures": _task(
-            w.TEXTURES,
-            ("a {} texture.", "a photo of a {} object."),
-            _thermal,
-            "object",
-            "texture",
-            size="huge",
-        ),
-        "counting": Task(
-            tuple(w.NUMBERS[1:]),
-            ("a photo of {} objects.", "{} objects."),
-            lambda s, name: replace(s, kind="count", number=w.NUMBERS.index(name)),
-            _mosaic,
-            replace(STYLE, clutter=0.2),
-        ),
-        "directions": _task(
-            w.DIRECTIONS,
-            ("an arrow pointing {}.", "a photo of an arrow pointing {}."),
-            _waves,
-            "arrow",
-            "direction",
-        ),
-        "positions": _task(
-            w.POSITIONS,
-            ("a photo of an object at the {}.", "an object at the {}."),
-            _edges,
-            "place",
-            "position",
-        ),
-        "fonts": _task(
-            tuple(w.FONTS),
-            ("a letter in {} type.", "a photo of a letter in {} type."),
-            negative,
-            "glyph",
-            "font",
-        ),
-        "letters": Task(
-            tuple("abcdefghijklmnopqrstuvwxyz"),
-            ("the letter {}.", "a photo of the letter {}."),
-            lambda s, name: replace(s, kind="glyph", glyph=name, written=True),
-            _mosaic,
-        ),
-        "coloured-shapes": _pairs(colours, w.SHAPES[:8], "colour", "shape", _lamp),
-        "textured-shapes": _pairs(w.TEXTURES[1:9], w.SHAPES[:8], "texture", "shape", negative),
-    }
-
-
-TASKS = (
-    "shapes", "colours", "textures", "counting", "directions", "positions", "fonts", "letters",
-    "coloured-shapes", "textured-shapes", "digits",
-)  # fmt: skip
+RENDERED = {
+    "shapes": _task(SHAPES, OBJECT, sideways, "object", "shape"),
+    "colours": _task(COLOURS, ("a photo of a {} object.", "a {} object."), lamp, "object", "colour"),
+    "textures": _task(
+        TEXTURES, ("a {} texture.", "a photo of a {} object."), thermal, "object", "texture", size="huge"
+    ),
+    "counting": Task(
+        NUMBERS[1:],
+        ("a photo of {} objects.", "{} objects."),
+        lambda s, name: replace(s, kind="count", number=NUMBERS.index(name)),
+        mosaic,
+        replace(STYLE, clutter=0.2),
+    ),
+    "directions": _task(
+        DIRECTIONS,
+        ("an arrow pointing {}.", "a photo of an arrow pointing {}."),
+        waves,
+        "arrow",
+        "direction",
+    ),
+    "positions": _task(
+        POSITIONS, ("a photo of an object at the {}.", "an object at the {}."), edges, "place", "position"
+    ),
+    "fonts": _task(
+        FONTS, ("a letter in {} type.", "a photo of a letter in {} type."), ImageOps.invert, "glyph", "font"
+    ),
+    "letters": _task(
+        LETTERS, ("the letter {}.", "a photo of the letter {}."), mosaic, "glyph", "glyph", written=True
+    ),
+    "coloured-shapes": _pairs(
+        (c for c in COLOURS if c not in ("gray", "cyan")), SHAPES[:8], "colour", "shape", lamp
+    ),
+    "textured-shapes": _pairs(TEXTURES[1:9], SHAPES[:8], "texture", "shape", ImageOps.invert),
+}
+TASKS = (*RENDERED, "digits")
 
 
 def load_task(name: str, shift: str | None = None) -> Dataset:
@@ -200,7 +143,7 @@ def load_task(name: str, shift: str | None = None) -> Dataset:
         raise UserError(f"unknown shift '{shift}': there are {', '.join(SHIFTS)}")
     if name == "digits":
         return _digits()
-    task = _rendered()[name]
+    task = RENDERED[name]
     classes = range(len(task.classnames))
     counts = COUNTS | {"test": max(COUNTS["test"], -(-MIN_TEST // len(classes)))}
     splits = {
@@ -215,10 +158,10 @@ def load_task(name: str, shift: str | None = None) -> Dataset:
 
 
 def _draw(r: Rendering) -> Image.Image:
-    task = _rendered()[r.task]
+    task = RENDERED[r.task]
     key = [crc32(r.task.encode()), ("train", "val", "test").index(r.split), r.label, r.index]
     rng = np.random.default_rng([7_654_321, *key])
-    scene = task.scene(world.random_scene(rng), task.classnames[r.label])
+    scene = task.scene(random_scene(rng), task.classnames[r.label])
     if scene.ground == scene.colour:
         scene = replace(scene, ground="black" if scene.colour != "black" else "yellow")
     if scene.kind == "object" and scene.size == "tiny":
@@ -229,7 +172,7 @@ def _draw(r: Rendering) -> Image.Image:
         "occlusion": {"occlude": True},
         "palette": {"recolour": True},
     }
-    return task.camera(world.draw(scene, rng, changed(task.style, changes.get(r.shift or "", {}))))
+    return task.camera(draw(scene, rng, _changed(task.style, changes.get(r.shift or "", {}))))
 
 
 @cache
@@ -241,4 +184,4 @@ def _digits() -> Dataset:
     pictures = np.round(data.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
     items = [Item(p, int(label)) for p, label in zip(pictures, data.target, strict=True)]
     templates = ("the handwritten digit {}.", "the number {}.", "a photo of the digit {}.")
-    return Dataset("toy:digits", tuple(world.NUMBERS[:10]), items, templates=templates)
+    return Dataset("toy:digits", tuple(NUMBERS[:10]), items, templates=templates)
