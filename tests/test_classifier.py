@@ -10,7 +10,7 @@ from vlprompt.dataset import Dataset, Item
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
-from vlprompt.estimator.fitting import hold_out
+from vlprompt.estimator.fitting import set_aside
 
 QUICK = {"epochs": 2, "batch_size": 4}
 
@@ -80,12 +80,12 @@ def test_published_epochs_follow_from_the_number_of_images(dataset):
 
 def test_validation_images_are_set_aside_of_each_class():
     items = [Item(f"{label}{i}", label) for label in range(2) for i in range(9)]
-    kept, aside = hold_out(items, 4)
+    kept, aside = set_aside(items, 4)
     assert [i.image for i in aside] == ["06", "07", "08", "16", "17", "18"] and len(kept) == 12
-    kept, aside = hold_out(items[:2], 4)
+    kept, aside = set_aside(items[:2], 4)
     assert len(kept) == 2 and not aside
     many = [Item(str(i), 0) for i in range(30)]
-    assert len(hold_out(many, 4)[1]) == 4
+    assert len(set_aside(many, 4)[1]) == 4
 
 
 def test_too_few_images_for_a_search(dataset):

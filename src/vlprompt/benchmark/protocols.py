@@ -23,7 +23,6 @@ from vlprompt.benchmark.suites import SUITES, Changes, Suite
 from vlprompt.dataset import Dataset
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
-from vlprompt.methods.lengths import Lengths
 from vlprompt.training.inputs import Augment
 from vlprompt.training.processes import one_thread
 
@@ -109,12 +108,11 @@ def run_cell(cell: Cell) -> Record:
     with one_thread():
         classifier, metrics = PROTOCOLS[cell.protocol](cell)
     method = classifier.method_
-    lengths = getattr(method, "lengths", None)
     return {
         "key": cell.key,
         "run": cell.run,
         "metrics": metrics,
-        "lengths": dataclasses.asdict(lengths) if isinstance(lengths, Lengths) else None,
+        "lengths": dataclasses.asdict(method.lengths) if method.lengths else None,
         "history": _summary(classifier.history_),
         "seconds": round(time.perf_counter() - start, 2),
         "parameters": sum(p.numel() for p in method.parameters() if p.is_floating_point()),

@@ -25,13 +25,12 @@ from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.estimator import artifact, card, loading
-from vlprompt.estimator.fitting import VALIDATION, check_templates, hold_out, settings_for
+from vlprompt.estimator.fitting import VALIDATION, check_templates, set_aside, settings_for
 from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
 from vlprompt.insight.explain import Explanation, explain
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
-from vlprompt.methods.lengths import Lengths
 from vlprompt.metrics import measure
 from vlprompt.progress import track
 from vlprompt.training.imageset import ImageSet
@@ -177,7 +176,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         method, needs_val = self.method_, self.method_.needs_validation
         train, val = list(dataset.train), list(dataset.val)
         if needs_val and not val:
-            train, val = hold_out(train, VALIDATION)
+            train, val = set_aside(train, VALIDATION)
         frozen = not method.has_visual_prompts
         augment: Augment = self.augment  # type: ignore[assignment]
         if self.augment == "auto":
@@ -299,9 +298,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             self.history_,
             card.write_card(method.title, config),
         )
-        lengths = getattr(method, "lengths", None)
-        if isinstance(lengths, Lengths):
-            lengths.save(folder / "lengths.json")
+        if method.lengths is not None:
+            method.lengths.save(folder / "lengths.json")
 
     @classmethod
     def load(

@@ -36,8 +36,8 @@ def check_templates(templates: Sequence[str]) -> None:
             raise UserError(f"template '{template}': it needs {{}} where the class name shall stand")
 
 
-def hold_out(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:
-    """The last ``count`` items of each class, but at most a third of them, set aside."""
+def set_aside(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:
+    """The last ``count`` items of each class, but at most a third of them, apart from the others."""
     of_class: dict[int, list[Item]] = {}
     for item in items:
         of_class.setdefault(item.label, []).append(item)

@@ -64,7 +64,7 @@ def _run(classifier: PromptClassifier, measured: dict[str, dict[str, float]], se
         classifier.seed,
         measured,
         classifier.history_,
-        getattr(method, "lengths", None),
+        method.lengths,
         seconds,
         classifier.classnames_,
     )
