@@ -15,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from vlprompt.cli import main as cli
 from vlprompt.engine.backbones.clip import CLIPBackbone
-from vlprompt.engine.backbones.load import TOY_FOLDER, load_backbone
+from vlprompt.engine.backbones.load import BUILT_IN, load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.training.imageset import ImageSet
@@ -44,7 +44,7 @@ def photos_and_labels(folder: Path) -> tuple[list[Path], list[str]]:
 def random_clip(width: int = 32) -> CLIPModel:
     """A small CLIP with random weights that reads the toy tokenizer's ids and 32 pixel pictures."""
     torch.manual_seed(4)
-    tokenizer = AutoTokenizer.from_pretrained(TOY_FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(BUILT_IN["toy"])
     shared = {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2}
     config = CLIPConfig(
         text_config={
@@ -68,7 +68,7 @@ def write_clip(folder: Path, safe: bool = True) -> Path:
     if not safe:
         (folder / "model.safetensors").unlink()
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    AutoTokenizer.from_pretrained(TOY_FOLDER).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(BUILT_IN["toy"]).save_pretrained(folder)
     size = {"shortest_edge": 32}
     CLIPImageProcessorPil(size=size, crop_size=32).save_pretrained(folder)
     return folder
@@ -76,7 +76,7 @@ def write_clip(folder: Path, safe: bool = True) -> Path:
 
 def random_encoder(dtype: torch.dtype = torch.float64) -> Encoder:
     """An encoder of the random CLIP, with the toy tokenizer."""
-    return Encoder(CLIPBackbone(random_clip().to(dtype), AutoTokenizer.from_pretrained(TOY_FOLDER)))
+    return Encoder(CLIPBackbone(random_clip().to(dtype), AutoTokenizer.from_pretrained(BUILT_IN["toy"])))
 
 
 def toy_encoder(dtype: torch.dtype = torch.float32) -> Encoder:

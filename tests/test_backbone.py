@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, CLIPModel
 from conftest import GOLDEN
 from support import write_clip
 from vlprompt.data.transforms import EvalTransform
-from vlprompt.engine.backbones.load import TOY_FOLDER, load_backbone
+from vlprompt.engine.backbones.load import BUILT_IN, load_backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
@@ -38,7 +38,7 @@ def refused(name, match: str) -> None:
 
 @pytest.mark.parametrize("which", ["toy", "folder"])
 def test_its_features_are_those_of_the_stock_model(which, clip):
-    name, folder = ("toy", TOY_FOLDER) if which == "toy" else (str(clip), clip)
+    name, folder = ("toy", BUILT_IN["toy"]) if which == "toy" else (str(clip), clip)
     loaded = load_backbone(name)
     encoder = Encoder(loaded)
     stock = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()

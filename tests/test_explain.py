@@ -11,7 +11,7 @@ from transformers import CLIPModel
 from vlprompt import UserError
 from vlprompt.data.transforms import EvalTransform
 from vlprompt.engine.attention import record_attention
-from vlprompt.engine.backbones.load import TOY_FOLDER, load_backbone
+from vlprompt.engine.backbones.load import BUILT_IN, load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.insight.explain import explain, patch_relevance, seen_box
 from vlprompt.methods import get_method
@@ -114,7 +114,9 @@ def test_relevance_with_every_kind_of_prompt(toy, name):
 def test_without_prompts_it_is_the_roll_out_of_the_stock_model(toy):
     """The stock model, its own attention and its own output_attentions; nothing of ours."""
     method, pixels = build(toy, "zeroshot"), pixels_of(toy, picture())
-    stock = CLIPModel.from_pretrained(TOY_FOLDER, attn_implementation="eager", dtype=torch.float32).eval()
+    stock = CLIPModel.from_pretrained(
+        BUILT_IN["toy"], attn_implementation="eager", dtype=torch.float32
+    ).eval()
     texts = toy.backbone.tokenizer([f"a photo of a {n}." for n in NAMES], padding=True, return_tensors="pt")
     output = stock(**texts, pixel_values=pixels.clone().requires_grad_(), output_attentions=True)
     attentions = output.vision_model_output.attentions

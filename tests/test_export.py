@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPMode
 from vlprompt import PromptClassifier, UserError
 from vlprompt.cli.export import export
 from vlprompt.data.transforms import EvalTransform
-from vlprompt.engine.backbones.load import TOY_FOLDER
+from vlprompt.engine.backbones.load import BUILT_IN
 from vlprompt.export.onnx import export_onnx
 from vlprompt.export.stock_clip import export_transformers
 
@@ -42,8 +42,8 @@ def make_clip(folder: Path, layers: int) -> str:
     text = both | {"vocab_size": 574, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     vision = both | {"image_size": 32, "patch_size": 16}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TOY_FOLDER).save_pretrained(folder)
-    processor = AutoImageProcessor.from_pretrained(TOY_FOLDER, backend="pil")
+    AutoTokenizer.from_pretrained(BUILT_IN["toy"]).save_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(BUILT_IN["toy"], backend="pil")
     processor.size = {"shortest_edge": 36}
     processor.image_mean, processor.image_std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
     processor.save_pretrained(folder)

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 
 from vlprompt import data
 from vlprompt.data import open_image
-from vlprompt.engine.backbones.load import TOY_FOLDER, load_backbone
+from vlprompt.engine.backbones.load import BUILT_IN, load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
-from vlprompt.toy import pretrain
 from vlprompt.toy.drawing import SIDE
 from vlprompt.toy.pictures import picture
+from vlprompt.toy.pretrain import pretrain
 from vlprompt.toy.tasks import SHIFTS, TASKS, load_task
 
 RENDERED = [name for name in TASKS if name != "digits"]
@@ -102,12 +102,12 @@ def test_an_unknown_task_and_an_unknown_shift_are_answered_with_the_list():
 
 
 def test_the_committed_weights_are_small_and_in_half_precision():
-    weights = TOY_FOLDER / "model.safetensors"
+    weights = BUILT_IN["toy"] / "model.safetensors"
     assert weights.stat().st_size < 5e6
     assert {t.dtype for t in load_file(weights).values()} == {torch.float16}
-    assert sum(p.stat().st_size for p in TOY_FOLDER.iterdir()) < 6e6
-    assert not [p for p in TOY_FOLDER.iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
-    assert (TOY_FOLDER / "README.md").is_file()
+    assert sum(p.stat().st_size for p in BUILT_IN["toy"].iterdir()) < 6e6
+    assert not [p for p in BUILT_IN["toy"].iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
+    assert (BUILT_IN["toy"] / "README.md").is_file()
     assert all(t.isfinite().all() for t in load_file(weights).values())
 
 
@@ -132,9 +132,12 @@ def test_the_tokenizer_keeps_the_text():
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
 
 
-def test_pretraining_writes_a_folder_that_loads(tmp_path):
+@pytest.mark.parametrize(
+    ("size", "widths", "in_card"), [("toy", (4, 128, 160), "float32"), ("toy-deep", (12, 64, 96), "bfloat16")]
+)
+def test_pretraining_writes_a_folder_that_loads(tmp_path, size, widths, in_card):
     few = {"pictures": 64, "epochs": 2, "batch_size": 16, "device": "cpu", "show": False}
-    assert np.isfinite(pretrain.pretrain(tmp_path / "a", **few))
+    assert np.isfinite(pretrain(tmp_path / "a", size, **few))
     assert not list(tmp_path.glob("*.part"))
     loaded = load_backbone(str(tmp_path / "a"))
     encoder = Encoder(loaded)
@@ -148,6 +151,20 @@ def test_pretraining_writes_a_folder_that_loads(tmp_path):
         "preprocessor_config.json",
         "tokenizer.json",
     }
-    assert "64 rendered pictures" in (tmp_path / "a" / "README.md").read_text()
-    ours, theirs = [json.loads((f / "config.json").read_text()) for f in (tmp_path / "a", TOY_FOLDER)]
-    assert ours["vision_config"] == theirs["vision_config"]
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "64\nrendered pictures" in card and in_card in card and f"--size {size} --seed 0" in card
+    assert (len(loaded.text_layers), loaded.text_width, loaded.vision_width) == widths
+    assert len(loaded.vision_layers) == widths[0] and loaded.joint_width == 96
+    if size == "toy":
+        ours, theirs = [json.loads((f / "config.json").read_text()) for f in (tmp_path / "a", BUILT_IN[size])]
+        assert ours["vision_config"] == theirs["vision_config"]
+
+
+def test_pretraining_refuses_before_it_begins(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(UserError, match="photos' exists and is no backbone: give another folder"):
+        pretrain(tmp_path / "photos")
+    with pytest.raises(UserError, match="unknown size 'huge': there are toy, toy-deep"):
+        pretrain(tmp_path / "new", "huge")
+    assert [p.name for p in tmp_path.iterdir()] == ["photos"]

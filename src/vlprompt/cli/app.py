@@ -10,8 +10,8 @@ from tyro.conf import Positional
 
 from vlprompt.server.listen import need_extra, open_port, run
 
-CLASSES = {"toy": ("red circle", "blue square", "green star"), "": ("cat", "dog", "bird")}
-"""Class names to begin with: of a model that reads only these, and of any other."""
+TOY_CLASSES, CLASSES = ("red circle", "blue square", "green star"), ("cat", "dog", "bird")
+"""Class names to begin with: of the built-in backbones, which know no others, and of any other."""
 
 
 def app(
@@ -28,7 +28,7 @@ def app(
 
     Args:
         classifier: folder of a tuned classifier to begin with.
-        model: backbone: 'toy', a local folder or a hub id; by default the classifier's own, or 'toy'.
+        model: 'toy', 'toy-deep', a local folder or a hub id; by default the classifier's own, or 'toy'.
         host: address to listen at; 0.0.0.0 is every network of this machine.
         port: port to listen at; 0 takes any free one.
         device: auto, cpu, cuda, mps.
@@ -37,13 +37,14 @@ def app(
     opened = open_port(host, port)
 
     from vlprompt.app.session import start_session
+    from vlprompt.engine.backbones.load import BUILT_IN
     from vlprompt.estimator.classifier import PromptClassifier
 
     if classifier is None:
         like = PromptClassifier(model=model or "toy", device=device)
     else:
         like = PromptClassifier.load(classifier, model, device)
-    session = start_session(CLASSES.get(like.model, CLASSES[""]), like)
+    session = start_session(TOY_CLASSES if like.model in BUILT_IN else CLASSES, like)
     with tempfile.TemporaryDirectory(prefix="vlprompt-app-") as folder:
         # Gradio reads these when it is imported; its files, and only they, can be fetched.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}

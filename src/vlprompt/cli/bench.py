@@ -70,7 +70,7 @@ def bench(
         shots: training images a class; protocols other than few-shot take the largest.
         seeds: of sampling and training.
         changes: a change to a method's settings, such as coop.epochs=20; may be given several times.
-        model: frozen backbone: 'toy', a local folder or a hub id.
+        model: frozen backbone: 'toy', 'toy-deep', a local folder or a hub id.
         root: folder of the benchmark's data sets.
         out: folder for results.jsonl and report.html.
         workers: runs at the same time; 0 is one a core, or one a GPU.

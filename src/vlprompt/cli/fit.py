@@ -29,7 +29,7 @@ class FitOptions:
     method: str = "coop"
     """method by name ('vlprompt methods' lists them) or your own file my_method.py"""
     model: str = "toy"
-    """frozen backbone: 'toy', a local folder, or a hub id such as openai/clip-vit-base-patch16"""
+    """frozen backbone: 'toy', 'toy-deep', a local folder, or a hub id such as openai/clip-vit-base-patch16"""
     shots: int | None = 16
     """training images a class; None takes all"""
     root: Path | None = None
@@ -39,7 +39,7 @@ class FitOptions:
     lengths: Path | None = None
     """lengths.json of a search: the context length of every layer"""
     augment: Literal["auto", "crop+flip", "crop", "gentle", "none"] = "auto"
-    """augmentation in training; auto is the published one, and none for 'toy'"""
+    """augmentation in training; auto is the published one, and none for the built-in backbones"""
     views: int = 0
     """augmented views computed once, for methods without visual prompts; 0 draws fresh ones"""
     templates: tuple[str, ...] = ()

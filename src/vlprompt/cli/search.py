@@ -28,7 +28,7 @@ class SearchOptions:
     out: Path = Path("lengths.json")
     """file of the found lengths; a page of the search is written beside it"""
     model: str = "toy"
-    """frozen backbone: 'toy', a local folder, or a hub id"""
+    """frozen backbone: 'toy', 'toy-deep', a local folder, or a hub id"""
     shots: int | None = 16
     """training images a class; None takes all"""
     root: Path | None = None

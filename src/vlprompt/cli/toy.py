@@ -10,15 +10,22 @@ from tyro.conf import Positional
 from vlprompt.progress import console
 
 
-def toy(action: Positional[Literal["pretrain"]], /, out: Path = Path("toy-backbone"), seed: int = 0) -> None:
-    """Train the built-in backbone again, from nothing.
+def toy(
+    action: Positional[Literal["pretrain"]],
+    /,
+    out: Path = Path("toy-backbone"),
+    size: Literal["toy", "toy-deep"] = "toy",
+    seed: int = 0,
+) -> None:
+    """Train a built-in backbone again, from nothing.
 
     Args:
         action: 'pretrain' renders the pictures and trains on them.
         out: folder for the backbone.
+        size: 'toy' has four layers a branch, 'toy-deep' twelve narrower ones.
         seed: seed of everything.
     """
     from vlprompt.toy.pretrain import pretrain
 
-    pretrain(out, seed=seed)
+    pretrain(out, size, seed)
     console.print(f"backbone written to {out}")

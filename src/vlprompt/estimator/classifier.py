@@ -20,7 +20,7 @@ from torch import Tensor
 
 import vlprompt
 from vlprompt.dataset import Dataset, ImageSource, Item
-from vlprompt.engine.backbones.load import TOY, load_backbone
+from vlprompt.engine.backbones.load import BUILT_IN, load_backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
@@ -48,11 +48,11 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
     Args:
         method: name of a method (``vlprompt methods`` lists them) or a file of your own.
-        model: ``toy``, a local folder or a hub id of a CLIP.
+        model: ``toy``, ``toy-deep``, a local folder or a hub id of a CLIP.
         settings: changes to the method's published settings, by name.
         preset: name of another published setting of the method.
         templates: hand-crafted prompts, each with ``{}``.
-        augment: ``auto`` is the published random crop and flip, and none for the toy backbone, whose
+        augment: ``auto`` is the published random crop and flip, and none for a built-in backbone, whose
             pictures are tiny; or ``crop+flip``, ``crop``, ``gentle``, ``none``.
         views: number of augmented views whose features are computed once, for methods without
             visual prompts; 0 draws fresh ones at every step, as published.
@@ -180,7 +180,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         frozen = not method.has_visual_prompts
         augment: Augment = self.augment  # type: ignore[assignment]
         if self.augment == "auto":
-            augment = "none" if self.model == TOY else "crop+flip"
+            augment = "none" if self.model in BUILT_IN else "crop+flip"
         encoder = method.encoder
         if not method.trains:  # nothing will be drawn
             labels = torch.tensor([item.label for item in train])

@@ -1,4 +1,4 @@
-"""Train the built-in backbone from nothing: rendered pictures, captions, CLIP's contrastive loss.
+"""Train a built-in backbone from nothing: rendered pictures, captions, CLIP's contrastive loss.
 
 ``vlprompt toy pretrain`` runs this. Everything follows from one seed. The pictures are those of
 :func:`vlprompt.toy.pictures.picture`; no image of a task, and no real digit, is ever shown.
@@ -8,143 +8,136 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers import CLIPModel, PreTrainedTokenizerFast
 
+from vlprompt.errors import UserError
+from vlprompt.files import whole_folder
 from vlprompt.progress import bar
 from vlprompt.toy.drawing import SIDE
+from vlprompt.toy.model import MEAN, PATCH, SIZES, STD, make_config, make_tokenizer, write
 from vlprompt.toy.pictures import render
 
-PAD, UNUSED, START, END = SPECIAL = ("<pad>", "<unused>", "<start>", "<end>")
-POSITIONS = 77
-VOCABULARY = 640
-MEAN = STD = (0.5, 0.5, 0.5)
+
+class Examples(NamedTuple):
+    """Pictures (N, 3, S, S) uint8, the number of each one's caption (N,), ids of captions (U, T), padded."""
+
+    images: Tensor
+    captions: Tensor
+    ids: Tensor
 
 
 def pretrain(
     out: Path,
+    size: str = "toy",
     seed: int = 0,
     pictures: int = 108_000,
-    epochs: int = 3,
+    epochs: int | None = None,
     batch_size: int = 128,
     lr: float = 1.5e-3,
     device: str = "auto",
     show: bool = True,
 ) -> float:
-    """Train the backbone and write it as a folder of ``transformers``.
+    """Train a backbone and write it as a folder of ``transformers``.
 
     Args:
-        out: folder, appears whole or not at all.
+        out: folder, appears whole or not at all. size: a name in :data:`vlprompt.toy.model.SIZES`.
         seed: seed of pictures, weights and order.
-        pictures: number of rendered pictures. epochs: passes over them.
+        pictures: number of rendered pictures. epochs: passes over them, by default the size's own.
 
     Returns:
         Mean loss of the last epoch.
+
+    Raises:
+        UserError: no such size, or ``out`` cannot be written or holds something else.
     """
-    start = time.perf_counter()
+    if size not in SIZES:
+        raise UserError(f"unknown size '{size}': there are {', '.join(SIZES)}")
+    chosen, start = SIZES[size], time.perf_counter()
+    epochs = epochs or chosen.epochs
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    images, captions = render(seed, pictures, show)
-    tokenizer = make_tokenizer(captions)
-    torch.manual_seed(seed)
-    model = CLIPModel(make_config(len(tokenizer), tokenizer)).to(device).train()
-    model.set_attn_implementation("eager")  # the fastest at this size
-    captions_at, ids = _unique_captions(captions, tokenizer)
-    order = torch.Generator().manual_seed(seed)
-    steps = epochs * (pictures // batch_size)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr, betas=(0.9, 0.98))
-    warmup = max(steps // 20, 1)
-    last: list[float] = []
+    with whole_folder(out, "backbone", "config.json") as beside:
+        images, captions = render(seed, pictures, show)
+        tokenizer = make_tokenizer(captions)
+        torch.manual_seed(seed)
+        model = CLIPModel(make_config(chosen, tokenizer)).to(device).train()
+        model.set_attn_implementation("eager")  # the fastest at these sizes
+        examples = Examples(images, *_unique_captions(captions, tokenizer))
+        loss = _train(model, examples, epochs, batch_size, lr, seed, chosen.precision == "bfloat16", show)
+        minutes = (time.perf_counter() - start) / 60
+        write(beside, model, tokenizer, card(size, seed, pictures, epochs, minutes, model))
+    return loss
+
+
+def _train(
+    model: CLIPModel,
+    examples: Examples,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    bfloat16: bool,
+    show: bool,
+) -> float:
+    """Train a model in place; mean loss of the last epoch."""
+    order, start = torch.Generator().manual_seed(seed), time.perf_counter()
+    count = len(examples.images)
+    in_epoch = count // batch_size
+    steps = epochs * in_epoch
+    optimizer = _optimizer(model, lr)
+    losses: list[float] = []
     with bar("pretrain", steps, show) as progress:
         for step in range(steps):
-            if step % (pictures // batch_size) == 0:
-                batches = torch.randperm(pictures, generator=order).split(batch_size)
-                last = []
+            if step % in_epoch == 0:
+                batches = torch.randperm(count, generator=order).split(batch_size)
+                losses = []
             for group in optimizer.param_groups:
-                ramp, decay = (step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps))
-                group["lr"] = lr * min(ramp, max(decay, 0.01))
-            chosen = batches[step % (pictures // batch_size)]
-            texts = captions_at[chosen]
-            with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):  # few CPUs have it
-                pixels = _pixels(images[chosen]).to(device)
-                loss = contrastive_loss(model, pixels, ids[texts].to(device), texts.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(max=math.log(100))
-            last.append(float(loss.detach()))
-            note = f"loss {np.mean(last[-50:]):.3f}"
+                group["lr"] = _rate(step, steps, lr)
+            losses.append(_step(model, optimizer, examples, batches[step % in_epoch], bfloat16))
+            note = f"loss {np.mean(losses[-50:]):.3f}"
             progress.update(progress.task_ids[0], advance=1, note=note)
             if show and step % 200 == 0:
                 print(f"step {step}/{steps} {note} {time.perf_counter() - start:.0f} s", flush=True)
-    minutes = (time.perf_counter() - start) / 60
-    write(out, model, tokenizer, card(seed, pictures, epochs, minutes, model))
-    return float(np.mean(last))
+    return float(np.mean(losses))
 
 
-def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the captions: it encodes any text, with start and end token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sorted(set(captions)), trainer)
-    ends = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=START,
-        eos_token=END,
-        pad_token=PAD,
-        model_max_length=POSITIONS,
-    )
+def _optimizer(model: CLIPModel, lr: float) -> torch.optim.Optimizer:
+    """AdamW that decays matrices alone."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr, betas=(0.9, 0.98))
 
 
-def make_config(vocabulary: int, tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
-    """A CLIP of four layers a branch, about 2.2 million parameters."""
-    return CLIPConfig(
-        text_config={
-            "vocab_size": vocabulary,
-            "hidden_size": 128,
-            "hidden_act": "gelu",
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "max_position_embeddings": POSITIONS,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={
-            "hidden_size": 160,
-            "hidden_act": "gelu",
-            "intermediate_size": 640,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 5,
-            "image_size": SIDE,
-            "patch_size": 4,
-        },
-        projection_dim=96,
-    )
+def _rate(step: int, steps: int, lr: float) -> float:
+    """A twentieth of the steps up to ``lr``, then half a cosine down to its hundredth."""
+    ramp, decay = (step + 1) / max(steps // 20, 1), 0.5 * (1 + math.cos(math.pi * step / steps))
+    return lr * min(ramp, max(decay, 0.01))
+
+
+def _step(
+    model: CLIPModel, optimizer: torch.optim.Optimizer, examples: Examples, batch: Tensor, bfloat16: bool
+) -> float:
+    """One step on the pictures with numbers ``batch`` (B,); its loss."""
+    device, captions = model.device, examples.captions[batch]
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        pixels = _pixels(examples.images[batch]).to(device)
+        loss = contrastive_loss(model, pixels, examples.ids[captions].to(device), captions.to(device))
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(100))
+    return float(loss.detach())
 
 
 def contrastive_loss(model: CLIPModel, pixels: Tensor, ids: Tensor, captions: Tensor) -> Tensor:
@@ -174,38 +167,25 @@ def _pixels(images: Tensor) -> Tensor:
     return (images.float() / 255 - MEAN[0]) / STD[0]
 
 
-def write(out: Path, model: CLIPModel, tokenizer: PreTrainedTokenizerFast, readme: str) -> None:
-    """Write the folder beside and rename it."""
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    beside = out.with_name(out.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    model.cpu().eval().half().save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
-    CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size=SIDE, image_mean=MEAN, image_std=STD
-    ).save_pretrained(beside)
-    (beside / "README.md").write_text(readme)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(beside, out)
-
-
-def card(seed: int, pictures: int, epochs: int, minutes: float, model: CLIPModel) -> str:
+def card(name: str, seed: int, pictures: int, epochs: int, minutes: float, model: CLIPModel) -> str:
     """The model card."""
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    size, millions = SIZES[name], sum(p.numel() for p in model.parameters()) / 1e6
+    cuda = model.device.type == "cuda"
+    where = torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} CPU cores"
     return f"""---
 library_name: transformers
 license: mit
 tags: [clip, toy]
 ---
 
-# toy: a small CLIP for trying and testing vlprompt
+# {name}: a small CLIP for trying and testing vlprompt
 
-A `CLIPModel` of {millions:.1f} million parameters ({SIDE} pixel pictures, patches of 4, four layers a
-branch), with a small tokenizer of its own. It was trained from nothing with CLIP's contrastive loss on
-{pictures:,} rendered pictures and captions, {epochs} epochs, {minutes:.0f} minutes on two CPU cores:
+A `CLIPModel` of {millions:.1f} million parameters: {SIDE} pixel pictures, patches of {PATCH}, {size.layers}
+layers a branch, {size.text_width} wide for text and {size.vision_width} for images, with a small tokenizer
+of its own. It was trained from nothing with CLIP's contrastive loss in {size.precision}, on {pictures:,}
+rendered pictures and captions, {epochs} epochs, {minutes:.0f} minutes on {where}:
 
-    vlprompt toy pretrain --seed {seed}
+    vlprompt toy pretrain --size {name} --seed {seed}
 
 The pictures show shapes, colours, textures, counts, directions, positions, letters and digits in many
 fonts and as if by hand. It never saw a real photograph, a real handwritten digit, or a picture of a

@@ -1,4 +1,4 @@
-"""A frozen backbone by name: the built-in toy, a folder of ``transformers``, or a hub id."""
+"""A frozen backbone by name: a built-in one, a folder of ``transformers``, or a hub id."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from vlprompt.errors import UserError
 FAMILIES: dict[str, type[Backbone]] = {"clip": CLIPBackbone}
 """The family of each ``model_type`` that a config.json may name."""
 
-TOY = "toy"
-TOY_FOLDER = Path(__file__).parents[2] / "toy" / "backbone"
+TOY = Path(__file__).parents[2] / "toy"
+BUILT_IN = {"toy": TOY / "backbone", "toy-deep": TOY / "backbone-deep"}
+"""Folder of each built-in backbone."""
 SMALLEST_VOCABULARY = 256
 """A byte-level tokenizer has a token for every byte."""
 
@@ -32,7 +33,7 @@ def load_backbone(
     """Load a frozen backbone by name.
 
     Args:
-        name: ``toy``, a local folder in the format of ``transformers``, or a hub id.
+        name: ``toy`` or ``toy-deep``, a local folder in the format of ``transformers``, or a hub id.
 
     Raises:
         UserError: nothing there, no network, no safetensors weights, or not a known family.
@@ -58,8 +59,8 @@ def load_backbone(
 
 def _source(name: str) -> str:
     """The folder or the hub id that a name stands for."""
-    if name == TOY:
-        return str(TOY_FOLDER)
+    if name in BUILT_IN:
+        return str(BUILT_IN[name])
     local = Path(name).expanduser()
     if local.is_dir():
         return str(local)

@@ -28,7 +28,7 @@ class Backbone(ABC):
         model: the stock model; set to eval mode, gradients off, attention function exchanged.
         tokenizer: called with a list of texts, gives ``{"input_ids": lists}`` with start and end.
         processor: image processor of ``transformers``; ``None`` where images come as tensors.
-        name: what the user called it: ``toy``, a hub id or a folder.
+        name: what the user called it: ``toy``, ``toy-deep``, a hub id or a folder.
         revision: commit of a hub model or digest of local weights; ``None`` if unknown.
     """
 
