@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from vlprompt.data import imagenet, splits
+from vlprompt.data import imagenet, split_makers, splits
 from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
 
@@ -66,12 +66,12 @@ def _read_split(spec: Benchmark, folder: Path, save: bool) -> Dataset:
 
 def _read_aircraft(spec: Benchmark, folder: Path, save: bool) -> Dataset:
     """Variants by name, one a line, and lines such as "1025794 707-320" for each split."""
-    labels = {name: label for label, name in enumerate(splits.lines_of(folder / "variants.txt"))}
+    labels = {name: label for label, name in enumerate(split_makers.lines_of(folder / "variants.txt"))}
     parts = []
     for part in ("train", "val", "test"):
         file = folder / f"images_variant_{part}.txt"
         items = []
-        for line in splits.lines_of(file):
+        for line in split_makers.lines_of(file):
             image, _, name = line.partition(" ")
             if name not in labels:
                 raise UserError(f"variant '{name}' of '{file}' is not in variants.txt: get both files again")
@@ -105,29 +105,30 @@ BENCHMARKS = (
     ),
     Benchmark(
         "caltech101", "Caltech101", "caltech-101", "101_ObjectCategories", 100, (4_128, 1_649, 2_465), PHOTO,
-        "Caltech 101, CaltechDATA", _read_split, "split_zhou_Caltech101.json", splits.caltech101,
+        "Caltech 101, CaltechDATA", _read_split, "split_zhou_Caltech101.json", split_makers.caltech101,
     ),
     Benchmark(
         "oxfordpets", "OxfordPets", "oxford_pets", "images", 37, (2_944, 736, 3_669),
         "a photo of a {}, a type of pet.",
         "The Oxford-IIIT Pet Dataset, Visual Geometry Group, Oxford", _read_split,
-        "split_zhou_OxfordPets.json", splits.oxford_pets,
+        "split_zhou_OxfordPets.json", split_makers.oxford_pets,
     ),
     Benchmark(
         "stanfordcars", "StanfordCars", "stanford_cars", "", 196, (6_509, 1_635, 8_041), PHOTO,
-        "Cars Dataset, Stanford AI Lab", _read_split, "split_zhou_StanfordCars.json", splits.stanford_cars,
+        "Cars Dataset, Stanford AI Lab", _read_split,
+        "split_zhou_StanfordCars.json", split_makers.stanford_cars,
     ),
     Benchmark(
         "flowers102", "OxfordFlowers", "oxford_flowers", "jpg", 102, (4_093, 1_633, 2_463),
         "a photo of a {}, a type of flower.",
         "102 Category Flower Dataset, Visual Geometry Group, Oxford", _read_split,
-        "split_zhou_OxfordFlowers.json", splits.oxford_flowers,
+        "split_zhou_OxfordFlowers.json", split_makers.oxford_flowers,
     ),
     Benchmark(
         "food101", "Food101", "food-101", "images", 101, (50_500, 20_200, 30_300),
         "a photo of {}, a type of food.",
         "The Food-101 Data Set, Computer Vision Lab, ETH Zurich", _read_split, "split_zhou_Food101.json",
-        splits.food101,
+        split_makers.food101,
     ),
     Benchmark(
         "fgvcaircraft", "FGVCAircraft", "fgvc_aircraft", "images", 100, (3_334, 3_333, 3_333),
@@ -137,24 +138,24 @@ BENCHMARKS = (
     Benchmark(
         "sun397", "SUN397", "sun397", "SUN397", 397, (15_880, 3_970, 19_850), PHOTO,
         "SUN Database: Scene Categorization Benchmark, Princeton", _read_split, "split_zhou_SUN397.json",
-        splits.sun397,
+        split_makers.sun397,
     ),
     Benchmark(
         "dtd", "DescribableTextures", "dtd", "images", 47, (2_820, 1_128, 1_692), "{} texture.",
         "Describable Textures Dataset, Visual Geometry Group, Oxford", _read_split,
-        "split_zhou_DescribableTextures.json", splits.dtd,
+        "split_zhou_DescribableTextures.json", split_makers.dtd,
     ),
     Benchmark(
         "eurosat", "EuroSAT", "eurosat", "2750", 10, (13_500, 5_400, 8_100),
         "a centered satellite photo of {}.",
         "EuroSAT: Land Use and Land Cover Classification with Sentinel-2, DFKI", _read_split,
-        "split_zhou_EuroSAT.json", splits.eurosat,
+        "split_zhou_EuroSAT.json", split_makers.eurosat,
     ),
     Benchmark(
         "ucf101", "UCF101", "ucf101", "UCF-101-midframes", 101, (7_639, 1_898, 3_783),
         "a photo of a person doing {}.",
         "UCF101 - Action Recognition Data Set, UCF; its middle frames: CoOp's DATASETS.md",
-        _read_split, "split_zhou_UCF101.json", splits.ucf101,
+        _read_split, "split_zhou_UCF101.json", split_makers.ucf101,
     ),
     Benchmark(
         "imagenetv2", "ImageNetV2", "imagenetv2", "imagenetv2-matched-frequency-format-val", 1000,

@@ -106,6 +106,27 @@ def read_csv(file: str | Path, show: bool = True) -> Dataset:
         UserError: names the line.
     """
     file = Path(file)
+    rows = _read_rows(file)
+    classes = sorted({row["label"] for row in rows})
+    if len(classes) < 2:
+        raise UserError(f"'{file}' names {len(classes)} class: it needs two or more")
+    good = set(readable([file.parent / row["path"] for row in rows], show))
+    splits: dict[str, list[Item]] = {name: [] for name in SPLITS}
+    for row in rows:
+        path = file.parent / row["path"]
+        if path in good:
+            splits[row.get("split") or "train"].append(Item(path, classes.index(row["label"])))
+    there = {item.label for item in splits["train"]}
+    for label, name in enumerate(classes):
+        if label not in there:
+            raise UserError(
+                f"class '{name}' of '{file}' has no readable training image: add some or remove it"
+            )
+    return Dataset(file.stem, _names(classes), splits["train"], splits["val"], splits["test"])
+
+
+def _read_rows(file: Path) -> list[dict[str, str]]:
+    """The checked rows of a CSV file."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened)
@@ -124,22 +145,7 @@ def read_csv(file: str | Path, show: bool = True) -> Dataset:
             raise UserError(f"'{file}', line {line}: path or label is empty: fill it in or remove the line")
         if (row.get("split") or "train") not in SPLITS:
             raise UserError(f"'{file}', line {line}: split '{row['split']}' is none of {', '.join(SPLITS)}")
-    classes = sorted({row["label"] for _, row in rows})
-    if len(classes) < 2:
-        raise UserError(f"'{file}' names {len(classes)} class: it needs two or more")
-    good = set(readable([file.parent / row["path"] for _, row in rows], show))
-    splits: dict[str, list[Item]] = {name: [] for name in SPLITS}
-    for _, row in rows:
-        path = file.parent / row["path"]
-        if path in good:
-            splits[row.get("split") or "train"].append(Item(path, classes.index(row["label"])))
-    there = {item.label for item in splits["train"]}
-    for label, name in enumerate(classes):
-        if label not in there:
-            raise UserError(
-                f"class '{name}' of '{file}' has no readable training image: add some or remove it"
-            )
-    return Dataset(file.stem, _names(classes), splits["train"], splits["val"], splits["test"])
+    return [row for _, row in rows]
 
 
 def find_images(patterns: Sequence[str | Path]) -> list[Path]:
