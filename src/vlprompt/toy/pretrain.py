@@ -69,7 +69,6 @@ def pretrain(
         tokenizer = make_tokenizer(captions)
         torch.manual_seed(seed)
         model = CLIPModel(make_config(chosen, tokenizer)).to(device).train()
-        model.set_attn_implementation("eager")  # the fastest at these sizes
         examples = Examples(images, *_unique_captions(captions, tokenizer))
         loss = _train(model, examples, epochs, batch_size, lr, seed, chosen.precision == "bfloat16", show)
         minutes = (time.perf_counter() - start) / 60
@@ -88,6 +87,7 @@ def _train(
     show: bool,
 ) -> float:
     """Train a model in place; mean loss of the last epoch."""
+    model.set_attn_implementation("eager")  # the fastest at these sizes
     order, start = torch.Generator().manual_seed(seed), time.perf_counter()
     count = len(examples.images)
     in_epoch = count // batch_size
