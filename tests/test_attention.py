@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from vlprompt.engine.attention import AttentionPrompt, Pack, attend, attend_packed, mix, prompt_attention
+from vlprompt.engine.attention import (
+    AttentionPrompt,
+    Pack,
+    Shared,
+    attend,
+    attend_packed,
+    mix,
+    prompt_attention,
+)
 
 H, D = 3, 8
 
@@ -66,13 +74,13 @@ def test_packed_attention_equals_attention_with_a_mask(pack, shared):
     mask = torch.cat([torch.ones(total, shared, dtype=torch.bool), seen], 1)
     both_k, both_v = torch.cat([extra[0], k], 2), torch.cat([extra[1], v], 2)
     plain = softmax_attention(q, both_k, both_v, mask)
-    ours, lse = attend_packed(q, k, v, pack, (extra[0], extra[1]), D**-0.5)
+    ours, lse = attend_packed(q, k, v, pack, Shared(extra[0], extra[1]), D**-0.5)
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
     scores = (q @ both_k.mT * D**-0.5).masked_fill(~mask, -torch.inf)
     torch.testing.assert_close(lse, scores.logsumexp(-1), rtol=0, atol=1e-12)
     ends = [pack.prefix + sum(sizes[: i + 1]) - 1 for i in range(len(sizes))]
     assert pack.ends.tolist() == ends
-    read, read_lse = attend_packed(q[:, :, ends], k, v, pack, (extra[0], extra[1]), D**-0.5)
+    read, read_lse = attend_packed(q[:, :, ends], k, v, pack, Shared(extra[0], extra[1]), D**-0.5)
     torch.testing.assert_close(read, plain[:, :, ends], rtol=0, atol=1e-12)
     torch.testing.assert_close(read_lse, lse[:, :, ends], rtol=0, atol=1e-12)
 

@@ -258,3 +258,57 @@ def test_frozen_text_is_encoded_once(both):
     assert encoder.encode_text(list(rows)) is first
     assert not first.requires_grad
     assert encoder.encode_text(rows, normalize=False) is not first
+
+
+# Gates, and a prompt of its own for each row.
+
+
+@pytest.mark.parametrize("branch", ["text", "vision"])
+def test_a_closed_gate_is_no_token_and_an_open_one_is_the_token(both, branch):
+    encoder, _ = both
+    backbone = encoder.backbone
+    width = getattr(backbone, f"{branch}_width")
+    every = [tokens(3, width, seed) for seed in range(len(backbone.text_layers))]
+    gates = torch.tensor([0.0, -torch.inf, 0.0], dtype=torch.float64)
+    gated = Prompt(keys_values=[KeyValue(t, log_gates=gates) for t in every])
+    fewer = Prompt(keys_values=[KeyValue(t[[0, 2]]) for t in every])
+    compare(encode(encoder, branch, gated), encode(encoder, branch, fewer), every)
+
+
+@pytest.mark.parametrize("branch", ["text", "vision"])
+def test_a_half_open_gate_halves_the_tokens_exponential(both, branch):
+    """Two tokens alike, each half open, are one."""
+    encoder, _ = both
+    backbone = encoder.backbone
+    width = getattr(backbone, f"{branch}_width")
+    every = [tokens(1, width, seed) for seed in range(len(backbone.text_layers))]
+    halves = torch.full((2,), 0.5, dtype=torch.float64).log()
+    twice = Prompt(keys_values=[KeyValue(t.repeat(2, 1), log_gates=halves) for t in every])
+    once = Prompt(keys_values=[KeyValue(t) for t in every])
+    compare(encode(encoder, branch, twice), encode(encoder, branch, once), every)
+
+
+@pytest.mark.parametrize("branch", ["text", "vision"])
+def test_rows_with_prompts_of_their_own_are_as_alone(both, branch):
+    encoder, _ = both
+    backbone = encoder.backbone
+    width = getattr(backbone, f"{branch}_width")
+    every = [tokens(6, width, seed).unflatten(0, (2, 3)) for seed in range(len(backbone.text_layers))]
+    gates = torch.tensor([[0.0, -0.3, -torch.inf], [-0.1, 0.0, 0.0]], dtype=torch.float64)
+    together = encode(encoder, branch, Prompt(keys_values=[KeyValue(t, log_gates=gates) for t in every]))
+    for row in range(2):
+        alone = Prompt(keys_values=[KeyValue(t[row], log_gates=gates[row]) for t in every])
+        features = encode(encoder, branch, alone)
+        mine = together[row] if branch == "text" else together[row : row + 1]
+        torch.testing.assert_close(
+            mine, features[: len(mine)] if branch == "text" else features[row : row + 1], **TOLERANCE
+        )
+
+
+def encode(encoder, branch, prompt):
+    """Class features, or features of two images."""
+    if branch == "text":
+        return encoder.encode_text(sentences(NAMES["different lengths"], 0), prompt)
+    side = encoder.backbone.image_size
+    pixels = torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return encoder.encode_image(pixels, prompt)

@@ -14,6 +14,8 @@ Two things are new to plain attention:
 Shapes: B rows, h heads, T sequence positions, d head width, c prompt keys, C candidates.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -54,10 +56,12 @@ class AttentionPrompt:
 
     Args:
         pack: layout of packed causal text; ``None`` means that every position sees every other.
-        key, value: (h, c, d) key/value prompt, or the candidates' prompts one after the other.
+        key, value: (h, c, d) key/value prompt, or (B, h, c, d) of its own for each row; or the candidates'
+            prompts one after the other.
         lengths: context length of each candidate, adding up to c. Needed with ``weights``.
         weights: (C+1,) mixture weights, softmax(alpha) of DPL; entry 0 is plain attention.
             ``None``: the key/value prompt is simply there.
+        log_gates: (c,) or (B, c), added to the scores of the prompt's keys; not with ``weights``.
     """
 
     pack: Pack | None = None
@@ -65,6 +69,32 @@ class AttentionPrompt:
     value: Tensor | None = None
     lengths: tuple[int, ...] = ()
     weights: Tensor | None = None
+    log_gates: Tensor | None = None
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The gates as a term of the scores, (B or 1, 1, 1, c)."""
+        return None if self.log_gates is None else self.log_gates.reshape(-1, 1, 1, self.log_gates.shape[-1])
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Keys and values (B, h, S, d) that every position sees, S may be 0; ``bias`` (B or 1, 1, 1, S) is a
+    term of their scores."""
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None = None
+
+    def scores(self, query: Tensor, scaling: float) -> Tensor:
+        """(B, h, Q, d) -> (B, h, Q, S), at least float32."""
+        scores = _upcast(query @ self.key.mT * scaling)
+        return scores if self.bias is None else scores + self.bias
+
+    def followed_by(self, key: Tensor, value: Tensor) -> Shared:
+        """These, and then others (B, h, T, d) without a term."""
+        bias = None if self.bias is None else nn.functional.pad(self.bias, (0, key.shape[2]))
+        return Shared(torch.cat([self.key, key], 2), torch.cat([self.value, value], 2), bias)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
@@ -82,14 +112,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[T
 
 
 def attend_branches(
-    query: Tensor, key: Tensor, value: Tensor, shared: tuple[Tensor, Tensor], length: int, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, shared: Shared, length: int, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """Causal attention of n branches of one length, each after the same shared keys.
 
     Args:
         query: (B, h, n * m, d), branch after branch: the last m positions of each, 1 <= m <= length.
         key, value: (B, h, n * length, d), branch after branch.
-        shared: keys and values (B, h, S, d) that every position sees; S may be 0.
+        shared: what every position sees.
 
     Returns:
         Output (B, h, n * m, d) and log-sum-exp (B, h, n * m).
@@ -98,23 +128,23 @@ def attend_branches(
     q = query.unflatten(2, (k.shape[2], -1))  # (B, h, n, m, d)
     future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)[-q.shape[3] :]
     own = _upcast(q @ k.mT * scaling).masked_fill(future, -torch.inf).flatten(2, 3)  # (B, h, n*m, length)
-    seen = _upcast(query @ shared[0].mT * scaling)  # (B, h, n*m, S)
+    seen = shared.scores(query, scaling)  # (B, h, n*m, S)
     scores = torch.cat([seen, own], -1)
     lse = scores.logsumexp(-1)
     weight = (scores - lse[..., None]).exp().to(value.dtype)
     of_shared, of_own = weight.split([seen.shape[-1], length], -1)
-    return of_shared @ shared[1] + (of_own.unflatten(2, q.shape[2:4]) @ v).flatten(2, 3), lse
+    return of_shared @ shared.value + (of_own.unflatten(2, q.shape[2:4]) @ v).flatten(2, 3), lse
 
 
 def attend_packed(
-    query: Tensor, key: Tensor, value: Tensor, pack: Pack, shared: tuple[Tensor, Tensor], scaling: float
+    query: Tensor, key: Tensor, value: Tensor, pack: Pack, shared: Shared, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """Causal attention over a pack: the prefix, then each suffix after the prefix.
 
     Args:
         query: (B, h, Q, d), every position or only the last of each suffix (``pack.ends``).
         key, value: (B, h, T, d) with T as ``pack`` lays it out.
-        shared: keys and values (B, h, S, d) seen by every position, prefix included.
+        shared: what every position sees, prefix included.
 
     Returns:
         Output (B, h, Q, d) and log-sum-exp (B, h, Q).
@@ -126,7 +156,7 @@ def attend_packed(
     done = []
     if asked[0]:
         done.append(attend_branches(prefix_q, prefix_k, prefix_v, shared, pack.prefix, scaling))
-    shared = (torch.cat([shared[0], prefix_k], 2), torch.cat([shared[1], prefix_v], 2))
+    shared = shared.followed_by(prefix_k, prefix_v)
     for (q, k, v), (_, length) in zip(suffixes, pack.groups, strict=True):
         done.append(attend_branches(q, k, v, shared, length, scaling))
     return torch.cat([o for o, _ in done], 2), torch.cat([lse for _, lse in done], 2)
@@ -187,17 +217,18 @@ def prompt_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    shared = key[:, :, :0], value[:, :, :0]  # (B, h, 0, d)
+    shared = Shared(key[:, :, :0], value[:, :, :0])
     if prompt.key is not None and prompt.value is not None and prompt.weights is None:
         rows = query.shape[0]
-        shared = prompt.key.expand(rows, -1, -1, -1), prompt.value.expand(rows, -1, -1, -1)
+        shared = Shared(
+            prompt.key.expand(rows, -1, -1, -1), prompt.value.expand(rows, -1, -1, -1), prompt.bias
+        )
     if prompt.pack is not None:
         output, lse = attend_packed(query, key, value, prompt.pack, shared, scaling)
     elif prompt.weights is not None:
         output, lse = attend(query, key, value, scaling)
     else:
-        key, value = torch.cat([shared[0], key], 2), torch.cat([shared[1], value], 2)
-        output = _attend_all(query, key, value, scaling)
+        output = _attend_all(query, shared.followed_by(key, value), scaling)
     if prompt.weights is not None:
         output = mix(output, lse, query, prompt, scaling)
     return output.transpose(1, 2), None
@@ -218,14 +249,16 @@ def record_attention() -> Iterator[list[Tensor]]:
         _record.reset(token)
 
 
-def _attend_all(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def _attend_all(query: Tensor, seen: Shared, scaling: float) -> Tensor:
     """Attention in which every query (B, h, Q, d) sees every key; its probabilities are recorded if asked."""
     record = None if torch.compiler.is_compiling() else _record.get()  # no exporter can trace the latter
     if record is None:
-        return nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
-    probability = (query @ key.mT * scaling).softmax(-1)  # (B, h, Q, S)
+        return nn.functional.scaled_dot_product_attention(
+            query, seen.key, seen.value, seen.bias, scale=scaling
+        )
+    probability = seen.scores(query, scaling).softmax(-1).to(query.dtype)  # (B, h, Q, S)
     record.append(probability)
-    return probability @ value
+    return probability @ seen.value
 
 
 def _upcast(x: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Encoder:
             normalize: to length 1.
 
         Returns:
-            (K, E), or (B, K, E) where the context is (B, M, D).
+            (K, E), or (B, K, E) where each of B rows has a prompt of its own.
         """
         if prompt is None or prompt.empty:
             return self._constant(
@@ -140,10 +140,11 @@ class Encoder:
             return self._frozen(layers, self._embed_plan(plan, prompt.context), first, plan.pack)
 
         hidden = self._constant(below, tuple(rows), first, "below") if first else below()  # (B or 1, T, D)
+        hidden = hidden.expand(prompt.rows or 1, -1, -1)
         hidden = self._run(layers, hidden, prompt, 1, plan.pack, first)  # (B or 1, S, D)
         features = self.backbone.finish_text(hidden)[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
         features = F.normalize(features, dim=-1) if normalize else features
-        return features if prompt.context is not None and prompt.context.ndim == 3 else features[0]
+        return features[0] if prompt.rows is None else features
 
     def encode_image(
         self, pixels: Tensor, prompt: Prompt | None = None, below: Callable[[int], Tensor] | None = None
@@ -185,11 +186,10 @@ class Encoder:
         """Sequences in as few chunks as the memory allows; one where nothing is kept for a backward pass."""
         if not torch.is_grad_enabled() or len(rows) == 1:
             return [rows]
-        images = len(prompt.context) if prompt.context is not None and prompt.context.ndim == 3 else 1
         plan = Plan.of(rows)
         layers, width = len(self.backbone.text_layers), self.backbone.text_width
         size = self.backbone.dtype.itemsize
-        each = images * layers * KEPT_PER_TOKEN * width * size
+        each = (prompt.rows or 1) * layers * KEPT_PER_TOKEN * width * size
         budget = self.memory if self.memory is not None else free_memory(self.backbone.device) // 2
         suffixes = len(plan.entries) - plan.pack.prefix
         room = max(budget // each - plan.pack.prefix, 1)  # suffix tokens in one chunk
@@ -244,7 +244,7 @@ class Encoder:
         return hidden
 
     def _attention(self, layer: Any, prompt: KeyValue | None, pack: Pack | None) -> AttentionPrompt:
-        if prompt is None or not len(prompt.tokens):
+        if prompt is None or not prompt.count:
             return AttentionPrompt(pack)
         key, value = self.backbone.keys_values(layer, prompt.tokens)
-        return AttentionPrompt(pack, key, value, prompt.lengths, prompt.weights)
+        return AttentionPrompt(pack, key, value, prompt.lengths, prompt.weights, prompt.log_gates)

@@ -17,7 +17,8 @@ class KeyValue:
     """The key/value prompt of one layer.
 
     Args:
-        tokens: (c, D) prompt tokens; with ``weights``, the candidates' tokens one after the other.
+        tokens: (c, D) prompt tokens, or (B, c, D) of its own for each row; with ``weights``, the
+            candidates' tokens one after the other.
         weights: (C+1,) mixture weights over "none" and the C candidates (DPL's supernet).
         lengths: context length of each candidate; needed with ``weights``.
     """
@@ -25,6 +26,13 @@ class KeyValue:
     tokens: Tensor
     weights: Tensor | None = None
     lengths: tuple[int, ...] = ()
+    log_gates: Tensor | None = None
+    """(c,) or (B, c): log of a gate in [0, 1] on each token; 0 is the token, -inf is exactly no token"""
+
+    @property
+    def count(self) -> int:
+        """Number of tokens."""
+        return self.tokens.shape[-2]
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,17 @@ class Prompt:
         return self.context is None and not self.deep and self.first == NOWHERE
 
     @property
+    def rows(self) -> int | None:
+        """How many rows have a prompt of their own; ``None`` where all share one."""
+        own = [] if self.context is None else [self.context]
+        own += [kv.tokens for kv in self.keys_values if kv is not None]
+        return next((len(tokens) for tokens in own if tokens.ndim == 3), None)
+
+    @property
     def first(self) -> int:
         """The first layer that it reaches: the hidden states that enter that layer do not depend on it."""
         if self.context is not None:
             return 0
         deep = (index + 1 for index, tokens in enumerate(self.deep) if len(tokens))
-        inside = (index for index, kv in enumerate(self.keys_values) if kv is not None and len(kv.tokens))
+        inside = (index for index, kv in enumerate(self.keys_values) if kv is not None and kv.count)
         return min((*deep, *inside), default=NOWHERE)

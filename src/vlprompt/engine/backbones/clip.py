@@ -49,7 +49,7 @@ class CLIPBackbone(Backbone):
         normed, attn = layer.layer_norm1(tokens), layer.self_attn
         split = (-1, attn.head_dim)
         key, value = attn.k_proj(normed).unflatten(-1, split), attn.v_proj(normed).unflatten(-1, split)
-        return key.transpose(0, 1), value.transpose(0, 1)
+        return key.transpose(-3, -2), value.transpose(-3, -2)
 
     def run_layer(self, layer: Any, hidden: Tensor, prompt: AttentionPrompt) -> Tensor:
         return layer(hidden, None, prompt=prompt)

@@ -100,7 +100,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def keys_values(self, layer: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values (h, c, d) of prompt tokens (c, D): first norm, then projection."""
+        """A layer's keys and values (..., h, c, d) of prompt tokens (..., c, D): norm, then projection."""
 
     @abstractmethod
     def run_layer(self, layer: Any, hidden: Tensor, prompt: AttentionPrompt) -> Tensor:

@@ -1,0 +1,174 @@
+"""Many placements of DPL's prompts trained at once, each as if alone: one pass of the frozen model for all.
+
+All have the same frozen weights, so R trainings are one with R times the rows: prompts (R, C, D) in every
+layer, and gates that close the tokens that a placement does not have. The steps of all R are those of
+:class:`vlprompt.methods.dpl.dpl.DPL` with the same settings; only the order in which sums are taken
+differs. Small models gain most: what costs a call costs it once.
+
+Shapes: R placements, B images a step, L layers of both branches, C longest context, D width, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vlprompt.dataset import Dataset
+from vlprompt.engine.encoder import Encoder
+from vlprompt.engine.prompt import KeyValue, Prompt
+from vlprompt.methods.dpl.tokens import text_tokens
+from vlprompt.methods.rows import random_tokens
+from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
+from vlprompt.training.inputs import plain_pixels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every placement is trained; the suite's settings of DPL."""
+
+    steps: int = 320
+    lr: float = 0.01
+    batch_size: int = 4
+    longest: int = 6
+    words: str = "a photo of a"
+    bf16: bool = False
+
+
+class Problem:
+    """Images of a task on a frozen backbone, ready for the first layer."""
+
+    def __init__(self, encoder: Encoder, dataset: Dataset):
+        self.encoder, self.dataset = encoder, dataset
+        self.rows = encoder.tokenize([fill(DEFAULT_TEMPLATE, name) for name in dataset.classnames])
+        self.train, self.train_labels = self._entered(dataset.train)
+        self.test, self.test_labels = self._entered(dataset.test)
+        self.val, self.val_labels = self._entered(dataset.val)
+        backbone = encoder.backbone
+        self.layers = len(backbone.text_layers), len(backbone.vision_layers)
+
+    @torch.no_grad()
+    def _entered(self, items: Sequence) -> tuple[Tensor, Tensor]:
+        """What enters the first vision layer (N, T, D), and labels (N,)."""
+        draw = plain_pixels(self.encoder, [item.image for item in items])
+        parts = [self.encoder.enter_layer(draw(at), 0) for at in torch.arange(len(items)).split(128)]
+        return torch.cat(parts), torch.tensor([item.label for item in items])
+
+
+class Fleet:
+    """R placements with their prompts and gates.
+
+    Args:
+        gates: (R, L, C) of 0 and 1, text layers first.
+        seeds: (R,) of each placement's prompts and order of images.
+    """
+
+    def __init__(self, problem: Problem, gates: Tensor, seeds: Sequence[int], recipe: Recipe):
+        self.problem, self.recipe, self.seeds = problem, recipe, list(seeds)
+        self.gates = gates.clone()
+        self.text, self.vision = self._start()
+        parameters = [self.text, self.vision]
+        self.optimizer = torch.optim.AdamW(parameters, recipe.lr, (0.9, 0.999), weight_decay=5e-4)
+
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """Prompts (R, L, C, D) of the text and of the vision branch, drawn by each one's seed."""
+        encoder, c = self.problem.encoder, self.recipe.longest
+        n_text, n_vision = self.problem.layers
+        drawn = {}
+        for seed in set(self.seeds):
+            torch.manual_seed(seed)
+            text = torch.stack([t.data for t in text_tokens(encoder, self.recipe.words, [c] * n_text)])
+            width = encoder.backbone.vision_width
+            vision = torch.stack([random_tokens(c, width, encoder).data for _ in range(n_vision)])
+            drawn[seed] = (text, vision)
+        both = [torch.stack([drawn[s][i] for s in self.seeds]) for i in (0, 1)]
+        return both[0].requires_grad_(), both[1].requires_grad_()
+
+    def prompts(self, log_gates: Tensor, images: int) -> tuple[Prompt, Prompt]:
+        """Of the text branch, one row a placement, and of the vision branch, ``images`` rows a placement."""
+        n_text = self.problem.layers[0]
+        text = [KeyValue(self.text[:, i], log_gates=log_gates[:, i]) for i in range(n_text)]
+        vision = [
+            KeyValue(
+                self.vision[:, i].repeat_interleave(images, 0),
+                log_gates=log_gates[:, n_text + i].repeat_interleave(images, 0),
+            )
+            for i in range(self.problem.layers[1])
+        ]
+        return Prompt(keys_values=text), Prompt(keys_values=vision)
+
+    def logits(self, entered: Tensor, log_gates: Tensor) -> Tensor:
+        """What enters the first layer (R, B, T, D) -> (R, B, K)."""
+        encoder = self.problem.encoder
+        text, vision = self.prompts(log_gates, entered.shape[1])
+        classes = encoder._encode_pack(self.problem.rows, text, True)  # (R, K, E)
+        hidden = encoder._run(encoder.backbone.vision_layers, entered.flatten(0, 1), vision, 0, None, 0)
+        images = F.normalize(encoder.backbone.finish_vision(hidden), dim=-1)  # (R * B, E)
+        images = images.unflatten(0, entered.shape[:2]).float()
+        return encoder.logit_scale * images @ classes.float().mT
+
+    def train(self, after_step: Callable[[int], None] | None = None) -> None:
+        """All steps: a warm-up over a tenth of them, then a cosine to nothing.
+
+        Args:
+            after_step: called with the number of steps done, e.g. to close gates.
+        """
+        count, size, steps = len(self.problem.train_labels), self.recipe.batch_size, self.recipe.steps
+        an_epoch = max(count // size, 1)
+        for step in range(steps):
+            epoch, place = divmod(step, an_epoch)
+            if not place:
+                orders = torch.stack([self._order(seed, epoch, count) for seed in self.seeds])  # (R, N)
+            done, ramp = (step + 0.5) / steps, (step + 1) / (steps / 10)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.recipe.lr * min(ramp, 0.5 * (1 + math.cos(math.pi * done)))
+            self.step(orders[:, place * size : (place + 1) * size])
+            if after_step is not None:
+                after_step(step + 1)
+
+    @staticmethod
+    def _order(seed: int, epoch: int, count: int) -> Tensor:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1009 + epoch))
+
+    def step(self, positions: Tensor) -> Tensor:
+        """One update of all placements on their own images (R, B); losses (R,)."""
+        self.optimizer.zero_grad()
+        losses = self.losses(positions, self.log_gates)
+        losses.sum().backward()
+        self.optimizer.step()
+        return losses.detach()
+
+    @property
+    def log_gates(self) -> Tensor:
+        """(R, L, C), 0 where open and -inf where closed."""
+        return torch.where(self.gates > 0, 0.0, -torch.inf)
+
+    def losses(self, positions: Tensor, log_gates: Tensor, split: str = "train") -> Tensor:
+        """Cross-entropy of each placement on its own images (R, B): (R,)."""
+        entered, labels = getattr(self.problem, split), getattr(self.problem, f"{split}_labels")
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
+            logits = self.logits(entered[positions], log_gates)
+        wanted = labels[positions]  # (R, B)
+        return (
+            F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none")
+            .unflatten(0, wanted.shape)
+            .mean(1)
+        )
+
+    @torch.no_grad()
+    def evaluate(self, split: str = "test") -> tuple[Tensor, Tensor]:
+        """Accuracy in percent and mean cross-entropy of each placement, (R,) and (R,)."""
+        entered, labels = getattr(self.problem, split), getattr(self.problem, f"{split}_labels")
+        hits, losses = torch.zeros(len(self.seeds)), torch.zeros(len(self.seeds))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
+            for at in torch.arange(len(labels)).split(8):
+                logits = self.logits(entered[at].expand(len(self.seeds), -1, -1, -1), self.log_gates).float()
+                hits += (logits.argmax(-1) == labels[at]).sum(1)
+                losses += F.cross_entropy(
+                    logits.mT, labels[at].expand(len(self.seeds), -1), reduction="none"
+                ).sum(1)
+        return 100 * hits / len(labels), losses / len(labels)
