@@ -158,7 +158,11 @@ def start_session(classnames: Sequence[str], like: PromptClassifier) -> Session:
 
 def stage_epochs(method: str) -> list[str]:
     """The settings of a method that say how long its stages train."""
-    return [f.name for f in fields(get_method(method).Settings) if f.name in ("search_epochs", "epochs")]
+    return [
+        f.name
+        for f in fields(get_method(method, files=True).Settings)
+        if f.name in ("search_epochs", "epochs")
+    ]
 
 
 def _see(classifier: PromptClassifier, image: Image.Image) -> Seen:

@@ -25,7 +25,7 @@ def parse_changes(changes: Sequence[str], methods: Sequence[str]) -> dict[str, C
             raise UserError(f"--set '{change}': write METHOD.NAME=VALUE, such as coop.epochs=20")
         if method not in methods:
             raise UserError(f"--set '{change}': '{method}' is not among --methods {','.join(methods)}")
-        hints = typing.get_type_hints(get_method(method).Settings)
+        hints = typing.get_type_hints(get_method(method, files=True).Settings)
         if name not in hints:
             raise UserError(
                 f"method '{method}' has no setting '{name}' (--set '{change}'): "

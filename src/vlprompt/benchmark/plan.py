@@ -109,7 +109,7 @@ def _cells(
     choice: Choice, protocol: Protocol, method: str, changes: Changes, encoder: Encoder
 ) -> Iterator[Cell]:
     """Cells of one method in one protocol."""
-    suite, kind = SUITES[choice.suite], get_method(method)
+    suite, kind = SUITES[choice.suite], get_method(method, files=True)
     preset = preset_of(protocol, kind.presets)
     published = kind.preset(preset)
     datasets = (suite.source,) if protocol in FROM_SOURCE else tuple(dict.fromkeys(choice.datasets))
@@ -163,7 +163,7 @@ def _command(cell: Cell, changes: Changes) -> str:
 
 def _refusal(cell: Cell, encoder: Encoder) -> str:
     """Why a method cannot classify into classes that it was not trained on; "" where it can."""
-    kind = get_method(cell.method)
+    kind = get_method(cell.method, files=True)
     published = kind.preset(cell.preset)
     settings = kind.settings_for(cell.shots, **published | cell.settings)
     method = kind(encoder, ("cat", "dog"), settings)

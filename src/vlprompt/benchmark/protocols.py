@@ -76,7 +76,7 @@ class Cell:
     @property
     def published(self) -> str:
         """Digest of the settings that ``settings`` changes: a later version may have other defaults."""
-        kind = get_method(self.method)
+        kind = get_method(self.method, files=True)
         return _digest(dataclasses.asdict(kind.settings_for(self.shots, **kind.preset(self.preset))))
 
     @property
@@ -184,7 +184,7 @@ def _train_and_transfer(cell: Cell, own: str, targets: dict[str, str]) -> tuple[
 
 
 def _fit(cell: Cell, dataset: Dataset) -> PromptClassifier:
-    kind = get_method(cell.method)
+    kind = get_method(cell.method, files=True)
     preset = kind.preset(cell.preset)
     # All settings are named: some depend on the shots, and a class may have fewer images than those.
     settings = dataclasses.asdict(kind.settings_for(cell.shots, **preset | cell.settings))

@@ -21,6 +21,7 @@ def app(
     host: str = "127.0.0.1",
     port: int = 7860,
     device: str = "auto",
+    method: str = "",
 ) -> None:
     """Open a page in which to try a classifier and to train one on a few photos.
 
@@ -32,6 +33,7 @@ def app(
         host: address to listen at; 0.0.0.0 is every network of this machine.
         port: port to listen at; 0 takes any free one.
         device: auto, cpu, cuda, mps.
+        method: file of the method, where it was one of your own.
     """
     need_extra("app", "gradio", "uvicorn")
     opened = open_port(host, port)
@@ -43,7 +45,7 @@ def app(
     if classifier is None:
         like = PromptClassifier(model=model or "toy", device=device)
     else:
-        like = PromptClassifier.load(classifier, model, device)
+        like = PromptClassifier.load(classifier, model, device, method)
     session = start_session(TOY_CLASSES if like.model in BUILT_IN else CLASSES, like)
     with tempfile.TemporaryDirectory(prefix="vlprompt-app-") as folder:
         # Gradio reads these when it is imported; its files, and only they, can be fetched.

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from vlprompt.errors import UserError
+from vlprompt.methods.registry import is_file
 
 POSITIONAL = ("data",)
 FLAG = "--config"
@@ -46,10 +47,23 @@ def expand_config(argv: Sequence[str]) -> list[str]:
         raise UserError(f"config '{file}' cannot be read ({reason}): give a YAML file of flags") from error
     if not isinstance(content, dict):
         raise UserError(f"config '{file}' is no mapping of flags: write lines such as 'epochs: 20'")
+    _refuse_code(file, content)
     first = [str(content.pop(name)) for name in POSITIONAL if name in content]
     given = [word for word in rest[:1] if not word.startswith("-")]
     flags = [word for name, value in content.items() for word in _flag(str(name), value, rest)]
     return (given or first) + flags + rest[len(given) :]
+
+
+def _refuse_code(file: Path, content: Mapping[str, Any]) -> None:
+    """A file that one was given names no code to execute."""
+    for flag in ("method", "methods"):
+        value = content.get(flag, "")
+        for name in value if isinstance(value, list) else str(value).split(","):
+            if any(is_file(part) for part in str(name).split("+")):
+                raise UserError(
+                    f"config '{file}' names the method file '{name}', which is executed only where the command "
+                    f"names it: take it out of the file and give --{flag} {name}"
+                )
 
 
 def _flag(name: str, value: Any, given: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ def export(
     format: Literal["onnx", "transformers"] = "onnx",
     model: str = "",
     device: str = "auto",
+    method: str = "",
 ) -> None:
     """Write a classifier for other programs.
 
@@ -24,10 +25,11 @@ def export(
         format: onnx serves every method; transformers (a stock CLIP) those without visual prompts.
         model: where the backbone is, if not where it was in training.
         device: auto, cpu, cuda, mps.
+        method: file of the method, where it was one of your own.
     """
     from vlprompt.estimator.classifier import PromptClassifier
 
-    tuned = PromptClassifier.load(classifier, model, device)
+    tuned = PromptClassifier.load(classifier, model, device, method)
     if format == "onnx":
         from vlprompt.export.onnx import export_onnx
 

@@ -97,7 +97,7 @@ def fit(argv: Sequence[str]) -> None:
 
 def _parse(argv: Sequence[str]) -> tuple[FitOptions, Any]:
     """Options of ``fit``, and the settings of the method that they name."""
-    kind = get_method(early(argv, "--method", FitOptions.method))
+    kind = get_method(early(argv, "--method", FitOptions.method), files=True)
     preset, shots = early(argv, "--preset", ""), early(argv, "--shots", str(FitOptions.shots))
     changes = kind.preset(preset)
     published = kind.settings_for(int(shots) if shots.isdigit() else None, **changes)

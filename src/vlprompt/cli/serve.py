@@ -17,6 +17,7 @@ def serve(
     port: int = 8000,
     model: str = "",
     device: str = "auto",
+    method: str = "",
     max_batch: int = 32,
     wait_ms: float = 5,
     max_body_mb: float = 32,
@@ -34,6 +35,7 @@ def serve(
         port: port to listen at; 0 takes any free one.
         model: where the backbone is, if not where it was in training.
         device: auto, cpu, cuda, mps.
+        method: file of the method, where it was one of your own.
         max_batch: most images that go through the model together.
         wait_ms: milliseconds that an image waits for others to go with.
         max_body_mb: largest request, in megabytes.
@@ -56,5 +58,5 @@ def serve(
     from vlprompt.server.http import make_api
 
     limits = Limits(max_batch, wait_ms / 1e3, int(max_body_mb * 1e6), max_images, int(max_megapixels * 1e6))
-    api = make_api(PromptClassifier.load(classifier, model, device), limits)
+    api = make_api(PromptClassifier.load(classifier, model, device, method), limits)
     run(api, opened, f"serving {classifier}", grace=10)

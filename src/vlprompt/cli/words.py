@@ -12,7 +12,13 @@ from vlprompt.errors import UserError
 
 
 def words(
-    classifier: Positional[Path], *, top: int = 5, model: str = "", device: str = "auto", json: bool = False
+    classifier: Positional[Path],
+    *,
+    top: int = 5,
+    model: str = "",
+    device: str = "auto",
+    method: str = "",
+    json: bool = False,
 ) -> None:
     """Show a learned text context in words: the nearest tokens of the vocabulary.
 
@@ -21,16 +27,17 @@ def words(
         top: number of tokens for each context token.
         model: where the backbone is, if not where it was in training.
         device: auto, cpu, cuda, mps.
+        method: file of the method, where it was one of your own.
         json: print a JSON list.
     """
     from vlprompt.estimator.classifier import PromptClassifier
     from vlprompt.insight.words import nearest_words
 
-    method = PromptClassifier.load(classifier, model, device).method_
-    tokens = nearest_words(method, max(top, 1))
+    tuned = PromptClassifier.load(classifier, model, device, method).method_
+    tokens = nearest_words(tuned, max(top, 1))
     if not tokens:
         raise UserError(
-            f"'{classifier}': method '{method.name}' learns no text context that has words: "
+            f"'{classifier}': method '{tuned.name}' learns no text context that has words: "
             "fit one that does, such as coop, maple or promptsrc"
         )
     if json:

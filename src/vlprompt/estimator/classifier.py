@@ -148,7 +148,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             raise UserError(
                 f"data set '{dataset.name}' has {len(dataset.classnames)} class: give two or more"
             )
-        kind = get_method(self.method)
+        kind = get_method(self.method, files=True)
         self._start(kind, dataset)
         method = self.method_
         splits = self._splits(dataset)
@@ -309,14 +309,14 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
         Args:
             model: where the backbone is now, if it is not where it was.
-            method: file of the method, where it was one of your own.
+            method: file of the method, where it was one of your own: code is never taken from the folder.
 
         Raises:
             UserError: damaged or missing files; the backbone is missing or is another.
         """
         folder = Path(folder)
         tensors, config, history = artifact.read(folder)
-        name = loading.method_name(folder, config["method"], method)
+        name, kind = loading.saved_method(folder, config["method"], method)
         self = cls(
             name,
             model or config["backbone"]["name"],
@@ -326,7 +326,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             **config["options"] | {"device": device},
         )
         encoder = Encoder(loading.same_backbone(folder, config["backbone"], self.model, device))
-        self.method_ = loading.trained_method(folder, name, config, encoder, tensors)
+        self.method_ = loading.trained_method(folder, kind, config, encoder, tensors)
         names, labels = config["classnames"], config.get("labels", config["classnames"])
         self.classnames_, self.classes_ = tuple(names), np.array(labels)
         if labels != names:

@@ -15,19 +15,33 @@ from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
+from vlprompt.methods.registry import is_file
+
+
+def saved_method(folder: Path, saved: str, given: str) -> tuple[str, type[Method]]:
+    """A classifier's method and its name; code is executed only where it was given, never as it was saved.
+
+    Raises:
+        UserError: no such method; it was made by a file and none was given.
+    """
+    name = method_name(folder, saved, given)
+    return name, get_method(name, files=bool(given))
 
 
 def method_name(folder: Path, saved: str, given: str) -> str:
-    """The method of a classifier: its name, or the file that was given.
+    """The method of a classifier: its name, with the file that was given in the place of one of its own.
 
     Raises:
         UserError: it was made by a file and none was given.
     """
-    if saved.endswith(".py") and not given:
-        raise UserError(
-            f"classifier '{folder}' was made by a method of its own ({saved}): give its file as method"
-        )
-    return given or saved
+    parts = saved.split("+")
+    if "+" not in given and sum(map(is_file, parts)) == bool(given):
+        return "+".join(given if is_file(part) else part for part in parts)
+    if given:
+        return given
+    raise UserError(
+        f"classifier '{folder}' was made by a method of its own ({saved}): give its file as method"
+    )
 
 
 def same_backbone(folder: Path, made_with: dict[str, Any], model: str, device: str) -> Backbone:
@@ -56,7 +70,7 @@ def same_backbone(folder: Path, made_with: dict[str, Any], model: str, device: s
 
 
 def trained_method(
-    folder: Path, name: str, config: dict[str, Any], encoder: Encoder, tensors: dict[str, Tensor]
+    folder: Path, kind: type[Method], config: dict[str, Any], encoder: Encoder, tensors: dict[str, Tensor]
 ) -> Method:
     """The method of a classifier with what it learned, ready to predict.
 
@@ -66,10 +80,9 @@ def trained_method(
     Raises:
         UserError: the method has other settings or parameters.
     """
-    kind = get_method(name)
     if unknown := config["settings"].keys() - {f.name for f in fields(kind.Settings)}:
         raise UserError(
-            f"classifier '{folder}' has the setting '{min(unknown)}', which method '{name}' does not "
+            f"classifier '{folder}' has the setting '{min(unknown)}', which method '{kind.name}' does not "
             "know: it was made by another version of vlprompt or of the method"
         )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}

@@ -21,17 +21,21 @@ def all_methods() -> dict[str, type[Method]]:
     return {m.name: m for m in sorted(filter(None, found), key=lambda m: (m.year, m.name))}
 
 
-def get_method(name: str) -> type[Method]:
-    """A method by name, from a file of your own (``my_method.py``), or several joined by ``+``.
+def get_method(name: str, files: bool = False) -> type[Method]:
+    """A method by name, or several joined by ``+``.
 
     ``dpl+kgcoop`` trains DPL's prompts with what KgCoOp adds to the cross-entropy.
+
+    Args:
+        files: a name may be a file of one's own (``my_method.py``), which is then executed. Only for names
+            that the person gave just now: one that stands in a file may come from anybody.
 
     Raises:
         UserError: no such method or file; lists the methods there are. Methods that cannot be joined.
     """
     if "+" in name:
-        return _compose(name)
-    if name.endswith(".py"):
+        return _compose(name, files)
+    if is_file(name) and files:
         return _from_file(Path(name))
     if name not in all_methods():
         raise UserError(
@@ -40,10 +44,15 @@ def get_method(name: str) -> type[Method]:
     return all_methods()[name]
 
 
+def is_file(part: str) -> bool:
+    """Whether a method, or one of several that are joined, is a file of one's own."""
+    return part.endswith(".py")
+
+
 @cache
-def _compose(name: str) -> type[Method]:
+def _compose(name: str, files: bool) -> type[Method]:
     """The first method's prompts with the added losses of the others."""
-    prompts, *others = [get_method(part) for part in name.split("+")]
+    prompts, *others = [get_method(part, files) for part in name.split("+")]
     if prompts.loss is not Method.loss:
         raise UserError(f"method '{prompts.name}' has a loss of its own: no other can be added ('{name}')")
     losses = []

@@ -19,6 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from vlprompt.data.images import to_rgb
+from vlprompt.errors import printable
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """No others: some decoders of Pillow start programs."""
@@ -86,7 +87,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
         except MultiPartException as error:
             raise RefusedError(422, f"the form cannot be read: {error.message}") from error
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        uploads = [Upload(printable(file.filename or "unnamed"), file.file) for file in files]
+        uploads = [Upload(printable((file.filename or "unnamed")[:200]), file.file) for file in files]
     for name, content in uploads:
         if not content.seek(0, os.SEEK_END):
             raise RefusedError(422, f"image '{name}' is empty: send an image file")
@@ -110,11 +111,6 @@ async def _chunks(request: Request, max_body: int) -> AsyncGenerator[bytes, None
         if size > max_body:
             raise too_large
         yield chunk
-
-
-def printable(name: str) -> str:
-    """A file name of a client that is safe to print in one line."""
-    return "".join(c if c.isprintable() else "?" for c in name)[:200]
 
 
 def decode(upload: Upload, max_pixels: int) -> Image.Image:

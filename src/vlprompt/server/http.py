@@ -21,10 +21,11 @@ from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 import vlprompt
+from vlprompt.errors import printable
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.server.answers import BODY, PROBLEMS, Answer, Classes, Health
 from vlprompt.server.batching import Batcher, QueueFullError
-from vlprompt.server.decoding import Limits, RefusedError, Upload, decode, printable, read_uploads
+from vlprompt.server.decoding import Limits, RefusedError, Upload, decode, read_uploads
 
 
 class Predictor:
@@ -171,11 +172,11 @@ def _answer_errors_in_json(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return problem(422, f"{first['loc'][-1]} '{printable(str(first['input']))}': {first['msg']}")
+        return problem(422, f"{first['loc'][-1]} '{printable(str(first['input'])[:200])}': {first['msg']}")
 
     @api.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        path = printable(request.url.path)
+        path = printable(request.url.path[:200])
         return problem(error.status_code, f"{request.method} {path}: {error.detail}, see /docs")
 
     @api.exception_handler(ClientDisconnect)

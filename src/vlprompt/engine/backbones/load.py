@@ -49,8 +49,12 @@ def load_backbone(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below
         )
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        processor = AutoImageProcessor.from_pretrained(source, backend="pil")  # it needs no torchvision
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(
+            source,
+            backend="pil",  # it needs no torchvision
+            trust_remote_code=False,
+        )
     _check_weights(name, report)
     if len(tokenizer) < SMALLEST_VOCABULARY:  # what transformers makes of a folder without one
         raise UserError(f"model '{name}' has no tokenizer: copy its tokenizer files into the folder")
