@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vlprompt import UserError
 from vlprompt.methods import base
+from vlprompt.methods.templates import template_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class TaskResidual(base.Method):
         if tuple(classnames) != self.classnames:
             raise UserError("residuals were learned for other classes: train again for these")
         super().set_classes(classnames)
-        self.frozen = base.template_features(self.encoder, classnames, self.templates)  # (K, E)
+        self.frozen = template_features(self.encoder, classnames, self.templates)  # (K, E)
 
     def class_features(self):
         return F.normalize(self.frozen + self.settings.alpha * self.residual, dim=-1)  # (K, E)

@@ -1,17 +1,22 @@
-"""The examples run as they are."""
+"""The examples run as they are, and so do the methods that the docs show."""
 
+import re
 import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from support import NAMES, random_split, toy_encoder
 from vlprompt import PromptClassifier, UserError
 from vlprompt.cli.main import main
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 METHOD = str(EXAMPLES / "add_your_own_method.py")
+SHOWN = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/adding-a-method.md").read_text(), re.M | re.S)
 
 
 @pytest.fixture
@@ -50,6 +55,16 @@ def test_a_method_of_your_own(photos, tmp_path):
     assert not np.allclose(learned, zeroshot.predict_proba(images), rtol=1e-5, atol=0)
     with pytest.raises(UserError, match="residuals were learned for other classes"):
         classifier.set_classes(["cat", "dog"])
+
+
+@pytest.mark.parametrize("text", SHOWN, ids=["learns a prompt", "adds to the loss"])
+def test_a_method_of_the_docs_learns(text):
+    found = {}
+    exec(text, found)
+    method = next(kind for kind in found.values() if hasattr(kind, "learns"))(toy_encoder(), NAMES)
+    losses = method.loss(random_split().batch(torch.arange(6), torch.device("cpu")))
+    losses["loss"].backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in method.parameters())
 
 
 def test_from_folders_to_a_classifier(photos, tmp_path, monkeypatch, capsys):
