@@ -61,8 +61,8 @@ def _refuse_code(file: Path, content: Mapping[str, Any]) -> None:
         for name in value if isinstance(value, list) else str(value).split(","):
             if any(is_file(part) for part in str(name).split("+")):
                 raise UserError(
-                    f"config '{file}' names the method file '{name}', which is executed only where the command "
-                    f"names it: take it out of the file and give --{flag} {name}"
+                    f"config '{file}' names the method file '{name}', which is executed only where the "
+                    f"command names it: take it out of the file and give --{flag} {name}"
                 )
 
 
