@@ -12,6 +12,7 @@ from support import NAMES, photos_and_labels, write_clip, write_photos
 from vlprompt.errors import UserError
 from vlprompt.estimator import artifact
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.files import LISTED
 from vlprompt.methods.lengths import Lengths
 
 COOP = {"epochs": 1, "n_ctx": 2}
@@ -48,7 +49,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_the_folder_holds_these_files_and_no_pickle(kept, coop):
-    assert names(kept) == {"prompts.safetensors", "config.json", "history.json", "README.md"}
+    assert names(kept) == {"prompts.safetensors", "config.json", "history.json", "README.md", LISTED}
     tensors = load_file(kept / "prompts.safetensors")
     assert list(tensors) == ["ctx"] and tensors["ctx"].shape == (2, 128)
     config = json.loads((kept / "config.json").read_text(encoding="utf-8"))
@@ -115,6 +116,8 @@ def test_paths_from_the_current_folder(coop, photos, tmp_path, monkeypatch):
 
 def test_an_older_classifier_is_replaced_whole(kept, photos):
     (kept / "report.html").write_text("of the older one")
+    with (kept / LISTED).open("a") as listed:
+        listed.write("report.html\n")
     PromptClassifier("zeroshot").fit(*photos).save(kept)
     assert "report.html" not in names(kept) and names(kept.parent) == {"kept"}
     assert PromptClassifier.load(kept).method_.name == "zeroshot"
@@ -128,7 +131,10 @@ def test_a_place_that_is_something_else_is_left_alone(what, coop, tmp_path):
     else:
         target.mkdir()
         (target / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="taken' exists and is no classifier: give another folder") as error:
+    with pytest.raises(
+        UserError,
+        match="taken' exists and is no classifier of ours: it was not made",
+    ) as error:
         coop.save(target)
     one_line(error)
     assert names(tmp_path) == {"taken"}
@@ -168,7 +174,7 @@ def test_a_checkpoint_outlives_an_error_and_nothing_else_does(tmp_path):
         assert (beside / "checkpoints" / "train.safetensors").read_text() == "one epoch"
         artifact.drop_checkpoints(beside)
         (beside / artifact.CONFIG).write_text("{}")
-    assert names(tmp_path) == {"a"} and names(tmp_path / "a") == {"config.json"}
+    assert names(tmp_path) == {"a"} and names(tmp_path / "a") == {"config.json", LISTED}
     with pytest.raises(KeyboardInterrupt):
         cut_off("b", "prompts.safetensors")
     assert names(tmp_path) == {"a"}

@@ -13,6 +13,8 @@ from support import NAMES, start, vlprompt, write_clip, write_photos
 from vlprompt import __version__
 from vlprompt.cli import main as cli
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.files import LISTED
+from vlprompt.files import LISTED
 from vlprompt.methods import all_methods
 
 OWN = """
@@ -78,6 +80,7 @@ def test_fit_writes_a_classifier_with_its_measured_accuracy(kept, photos, capsys
     assert files == {"prompts.safetensors", "config.json", "history.json", "README.md"} | {
         "report.html",
         "fit.yaml",
+        LISTED,
     }
     measured = json.loads((kept / "config.json").read_text())["measured"]["test"]
     assert measured["n"] == 9 and 0 <= measured["accuracy"] <= 100  # 7 - 2 for training - 2 for validation

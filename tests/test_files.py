@@ -2,12 +2,15 @@
 
 import os
 import resource
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from vlprompt.errors import UserError
-from vlprompt.files import folder_beside, whole_file, whole_folder, write_text
+from vlprompt.files import LISTED, MARK, check_targets, folder_beside, whole_file, whole_folder, write_text
 from vlprompt.methods.lengths import Lengths
 from vlprompt.reports.page import write_page
 
@@ -62,23 +65,97 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, write):
 
 def test_a_folder_takes_the_place_of_its_like_only(tmp_path):
     for text in ("first", "second"):
-        with whole_folder(tmp_path / "out", "thing", "marker") as beside:
+        with whole_folder(tmp_path / "out", "thing") as beside:
             (beside / "marker").write_text(text)
         assert (tmp_path / "out" / "marker").read_text() == text
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    with pytest.raises(UserError, match="photos' exists and is no thing: give another folder or remove it"):
-        folder_beside(tmp_path / "photos", "thing", "marker")
+    with pytest.raises(
+        UserError, match="photos' exists and is no thing of ours: it was not made by vlprompt"
+    ):
+        folder_beside(tmp_path / "photos", "thing")
     assert names(tmp_path) == {"out", "photos"}
 
 
+def test_only_what_was_made_here_is_replaced(tmp_path):
+    """A stranger's file among ours, a stranger's folder under the names that we use on the side, a link."""
+
+    def write(force=False):
+        with whole_folder(tmp_path / "out", "thing", force=force) as beside:
+            (beside / "ours").write_text("ours")
+
+    write()
+    note = tmp_path / "out" / "below" / "note.txt"
+    note.parent.mkdir()
+    note.write_text("mine")
+    with pytest.raises(UserError, match=r"out' holds 'below/note.txt': it was not made by vlprompt"):
+        write()
+    assert note.read_text() == "mine" and names(tmp_path) == {"out"}
+    write(force=True)
+    assert names(tmp_path / "out") == {"ours", LISTED}
+    for side in ("out.part", ".out.old"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "note.txt").write_text("mine")
+        with pytest.raises(UserError, match=f"{side}' exists and is no thing of ours"):
+            write(force=True)
+        assert names(tmp_path / side) == {"note.txt"}
+        (tmp_path / side / "note.txt").unlink()
+        (tmp_path / side).rmdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with pytest.raises(UserError, match="link' is a link: give the name of what it points to"):
+        folder_beside(tmp_path / "link", "thing", force=True)
+    with pytest.raises(UserError, match="output '/' is no place for a thing"):
+        folder_beside(Path("/"), "thing", force=True)
+
+
+def test_targets_are_tried_before_any_work(tmp_path):
+    mine, ours = tmp_path / "mine.html", tmp_path / "ours.html"
+    mine.write_text("mine")
+    write_page(ours, "title", "", [])
+    check_targets(ours, tmp_path / "new" / "file")
+    check_targets(mine, force=True)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (mine, "mine.html' exists: it was not made by vlprompt"),
+        (tmp_path / "dangling", "is a link"),
+        (tmp_path / "pipe", "is no file"),
+        (tmp_path, "is no file"),
+        (mine / "below", "cannot be written"),
+        (tmp_path / ("x" * 300), "cannot be written"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_targets(path)
+    assert names(tmp_path) == {"mine.html", "ours.html", "dangling", "pipe"}
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path):
+    file = tmp_path / "a[1].txt"
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    left = tmp_path / f".{file.name}.{dead.stdout.strip()}-0123abcd.part"
+    left.write_text("half")
+    alive = tmp_path / f".{file.name}.{os.getpid()}-0123abcd.part"
+    alive.write_text("half")
+    write_text(file, MARK)
+    assert names(tmp_path) == {file.name, alive.name}
+
+
+def test_files_of_a_folder_are_as_readable_as_the_user_wants(tmp_path):
+    with whole_folder(tmp_path / "out", "thing") as beside:
+        (beside / "weights").touch(0o600)
+    os.umask(mask := os.umask(0))
+    assert (tmp_path / "out" / "weights").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_a_folder_without_room_leaves_what_was_there(tmp_path):
-    with whole_folder(tmp_path / "out", "thing", "marker") as beside:
+    with whole_folder(tmp_path / "out", "thing") as beside:
         (beside / "marker").write_text("before")
     with (
         pytest.raises(UserError, match=r"out' cannot be written \(File too large\): make room"),
         no_room(),
-        whole_folder(tmp_path / "out", "thing", "marker") as beside,
+        whole_folder(tmp_path / "out", "thing") as beside,
     ):
         (beside / "marker").write_text("x" * 200)
     assert names(tmp_path) == {"out"} and (tmp_path / "out" / "marker").read_text() == "before"
@@ -87,6 +164,6 @@ def test_a_folder_without_room_leaves_what_was_there(tmp_path):
 def test_a_folder_may_be_the_present_one(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with whole_folder(os.curdir, "thing", "marker") as beside:
+    with whole_folder(os.curdir, "thing") as beside:
         (beside / "marker").touch()
-    assert names(tmp_path / "here") == {"marker"}
+    assert names(tmp_path / "here") == {"marker", LISTED}

@@ -20,6 +20,7 @@ from support import (
 )
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.files import MARK
 from vlprompt.methods import all_methods, get_method
 from vlprompt.methods.base import Batch
 from vlprompt.methods.dpl.dpl import DPL
@@ -441,6 +442,7 @@ def test_text_and_vision_lengths_are_not_exchanged(tmp_path):
     method.inherit(supernet)
     method.lengths.save(tmp_path / "lengths.json")
     content = json.loads((tmp_path / "lengths.json").read_text())
+    assert content.pop("made_by") == MARK
     assert (tuple(content["text"]), tuple(content["vision"])) == (text, vision)
     loaded = Lengths.load(tmp_path / "lengths.json")
     assert loaded == method.lengths and len(loaded.text_confidence) == 4

@@ -128,3 +128,23 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be used"):
         Store(tmp_path / "file" / "results.jsonl").open()
+
+
+@pytest.mark.parametrize(
+    "content", [b"notes\nhalf a line", b"notes", b"\xff\xd8\xff photo \n\x00 \n and more"]
+)
+def test_a_file_of_other_things_is_never_changed(tmp_path, content):
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+    for use in (Store(file).read, Store(file).open, lambda: Store(file).append(record("a"))):
+        with pytest.raises(UserError, match="is no record"):
+            use()
+        assert file.read_bytes() == content
+
+
+def test_reading_changes_nothing(tmp_path):
+    file = tmp_path / "results.jsonl"
+    content = json.dumps(record("a")).encode() + b'\n{"key": "b", "ru'
+    file.write_bytes(content)
+    assert Store(file).read() == [record("a")]
+    assert file.read_bytes() == content

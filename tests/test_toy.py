@@ -163,7 +163,7 @@ def test_pretraining_writes_a_folder_that_loads(tmp_path, size, widths, in_card)
 def test_pretraining_refuses_before_it_begins(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    with pytest.raises(UserError, match="photos' exists and is no backbone: give another folder"):
+    with pytest.raises(UserError, match="photos' exists and is no backbone of ours: it was not made"):
         pretrain(tmp_path / "photos")
     with pytest.raises(UserError, match="unknown size 'huge': there are toy, toy-deep"):
         pretrain(tmp_path / "new", "huge")

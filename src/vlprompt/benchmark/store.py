@@ -17,6 +17,8 @@ from typing import IO, Any
 from vlprompt.errors import UserError
 
 RESULTS = "results.jsonl"
+BEGINNING = b'{"key"'
+"""Of every record; a file that begins otherwise is none of results, and is left as it is."""
 
 
 class Store:
@@ -33,13 +35,19 @@ class Store:
         self._lines = 0
 
     def read(self) -> list[dict[str, Any]]:
-        """All records, oldest first.
+        """All records, oldest first; nothing is written, and a last line that a kill cut off is left out.
 
         Raises:
             UserError: the file cannot be used, or a line of it is damaged.
         """
-        if self.path.exists():
-            self.open()
+        try:
+            if self.path.exists():
+                with self.path.open("rb") as file:
+                    self._catch_up(file)
+        except OSError as error:
+            raise UserError(
+                f"results file '{self.path}' cannot be read ({error.strerror}): give that of 'vlprompt bench'"
+            ) from error
         return list(self._records.values())
 
     def open(self) -> None:
@@ -74,6 +82,7 @@ class Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
+                self._catch_up(file)  # which refuses a file of other things before anything is changed
                 self._repair(file)
                 self._catch_up(file)
                 yield file
@@ -98,16 +107,26 @@ class Store:
         """Read the lines that were added since the last time."""
         file.seek(self._bytes)
         for line in file:
+            if not line.endswith(b"\n"):
+                if (record := _record_in(line)) is not None:  # only its line break is missing
+                    self._records.setdefault(record["key"], record)
+                elif not self._records and not (line.startswith(BEGINNING) or BEGINNING.startswith(line)):
+                    raise self._no_record(1, line)
+                break
             self._bytes += len(line)
             self._lines += 1
             record = _record_in(line)
             if record is not None:
                 self._records.setdefault(record["key"], record)
             elif line.strip():
-                shown = line[:30].decode(errors="replace").strip()
-                raise UserError(
-                    f"results file '{self.path}', line {self._lines}, is no record ('{shown}...'): remove it"
-                )
+                raise self._no_record(self._lines, line)
+
+    def _no_record(self, number: int, line: bytes) -> UserError:
+        shown = line[:30].decode(errors="replace").strip()
+        return UserError(
+            f"results file '{self.path}', line {number}, is no record ('{shown}...'): remove the line, "
+            "or give the file of 'vlprompt bench'"
+        )
 
 
 def finished_runs(results: Path) -> list[dict[str, Any]]:
@@ -129,6 +148,6 @@ def _record_in(line: bytes) -> dict[str, Any] | None:
     """The record that a line is, or None where it is not a whole one."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and "key" in record else None

@@ -8,14 +8,16 @@ from typing import Any
 
 from vlprompt.benchmark.results import grouped, missing, read_results
 from vlprompt.benchmark.tables import QUANTITIES, Entry, Table, capitalized, part_tables, section_title
-from vlprompt.files import write_text
+from vlprompt.files import MARK, write_text
 from vlprompt.reports.stats import number
+
+FILES = ("tables.md", "tables.tex")
 
 
 def write_tables(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write ``tables.md`` and ``tables.tex`` into a folder."""
-    write_text(folder / "tables.md", markdown_tables(records))
-    write_text(folder / "tables.tex", latex_tables(records))
+    write_text(folder / FILES[0], f"<!-- {MARK} -->\n{markdown_tables(records)}")
+    write_text(folder / FILES[1], f"% {MARK}\n{latex_tables(records)}")
 
 
 def markdown_tables(records: Iterable[Mapping[str, Any]], metric: str = "accuracy") -> str:

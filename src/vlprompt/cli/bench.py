@@ -57,6 +57,7 @@ def bench(
     cluster: str = "",
     yes: bool = False,
     plan: bool = False,
+    force: bool = False,
     json: bool = False,
 ) -> None:
     """Compare methods on a suite of data sets; goes on where it was.
@@ -77,6 +78,7 @@ def bench(
         cluster: run on a Ray cluster at this address, or on one of this machine with 'local'.
         yes: never ask.
         plan: only show what would run.
+        force: write over report.html whoever made it; results.jsonl is only ever added to.
         json: print one JSON object.
     """
     from vlprompt.benchmark.plan import Choice
@@ -97,14 +99,17 @@ def bench(
         model=model,
         root=root,
     )
-    _bench(choice, out, workers, cluster, yes, plan, json)
+    _bench(choice, out, workers, cluster, yes, plan, force, json)
 
 
-def _bench(choice: Choice, out: Path, workers: int, cluster: str, yes: bool, plan: bool, json: bool) -> None:
+def _bench(
+    choice: Choice, out: Path, workers: int, cluster: str, yes: bool, plan: bool, force: bool, json: bool
+) -> None:
     from vlprompt.benchmark.plan import make_plan
     from vlprompt.benchmark.run import label, report_on, run_plan
     from vlprompt.benchmark.store import RESULTS, Store
     from vlprompt.benchmark.workers import default_workers
+    from vlprompt.files import check_targets
 
     store, report, workers = Store(out / RESULTS), out / "report.html", workers or default_workers()
     planned = make_plan(choice, store.read(), workers)
@@ -114,6 +119,7 @@ def _bench(choice: Choice, out: Path, workers: int, cluster: str, yes: bool, pla
         if json:
             show(summary | {"seconds": round(planned.seconds)}, True)
         return
+    check_targets(report, force=force)
     _ask(planned, yes)
     store.open()
     failed = run_plan(planned, store, workers, cluster)

@@ -22,7 +22,7 @@ def config_text(options: Any, settings: Mapping[str, Any]) -> str:
     plain = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in flags.items()
-        if name not in ("json", "lengths", "track") and value not in (None, "", (), [])
+        if name not in ("json", "lengths", "track", "force") and value not in (None, "", (), [])
     }
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 

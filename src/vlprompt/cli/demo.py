@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Path = Path("out/demo"), seeds: tuple[int, ...] = (1,), shots: int = 16, json: bool = False
+    out: Path = Path("out/demo"),
+    seeds: tuple[int, ...] = (1,),
+    shots: int = 16,
+    force: bool = False,
+    json: bool = False,
 ) -> None:
     """Zero-shot CLIP, CoOp and DPL side by side on real handwritten digits, with the toy backbone.
 
@@ -24,11 +28,12 @@ def demo(
         out: folder for the tuned prompts and report.html.
         seeds: several give a mean and a standard deviation.
         shots: training images a class; four more are for validation, the rest is for testing.
+        force: replace what is there whoever made it.
         json: print one JSON object.
     """
     from vlprompt.jobs import demo as job
 
-    runs = job.demo(out, seeds, shots)
+    runs = job.demo(out, seeds, shots, force)
     report = out / job.REPORT
     accuracy: dict[str, list[float]] = {}
     for run in runs:

@@ -16,6 +16,7 @@ def export(
     model: str = "",
     device: str = "auto",
     method: str = "",
+    force: bool = False,
 ) -> None:
     """Write a classifier for other programs.
 
@@ -26,6 +27,7 @@ def export(
         model: where the backbone is, if not where it was in training.
         device: auto, cpu, cuda, mps.
         method: file of the method, where it was one of your own.
+        force: replace the output whoever made it.
     """
     from vlprompt.estimator.classifier import PromptClassifier
 
@@ -33,9 +35,9 @@ def export(
     if format == "onnx":
         from vlprompt.export.onnx import export_onnx
 
-        export_onnx(tuned, out)
+        export_onnx(tuned, out, force)
     else:
         from vlprompt.export.stock_clip import export_transformers
 
-        export_transformers(tuned, out)
+        export_transformers(tuned, out, force)
     print(f"written to {out}")

@@ -54,6 +54,8 @@ class FitOptions:
     """largest gradient norm"""
     track: str = ""
     """log every epoch with a tracker of accelerate: tensorboard, wandb, mlflow"""
+    force: bool = False
+    """replace the output whoever made it"""
     json: bool = False
     """print one JSON object instead of a table"""
 
@@ -89,7 +91,15 @@ def fit(argv: Sequence[str]) -> None:
     )
     command = "vlprompt fit " + shlex.join(argv)
     files = {"fit.yaml": config_text(options, changed)}
-    run = job.fit(classifier, dataset, options.out, command=command, track=options.track, files=files)
+    run = job.fit(
+        classifier,
+        dataset,
+        options.out,
+        command=command,
+        track=options.track,
+        files=files,
+        force=options.force,
+    )
     result = {"out": str(options.out), "classes": len(dataset.classnames), "train": len(dataset.train)}
     if artifact.first_process():
         show(result | {"seconds": round(run.seconds, 1)} | run.measured, options.json)

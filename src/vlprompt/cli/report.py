@@ -7,18 +7,27 @@ from pathlib import Path
 from tyro.conf import Positional
 
 
-def report(results: Positional[Path], /, out: Path = Path("report.html"), tables: Path | None = None) -> None:
+def report(
+    results: Positional[Path],
+    /,
+    out: Path = Path("report.html"),
+    tables: Path | None = None,
+    force: bool = False,
+) -> None:
     """Make the page, and the tables of a paper, from a benchmark's results.
 
     Args:
         results: results.jsonl of 'vlprompt bench', or its folder.
         out: the page.
         tables: folder for tables.md and tables.tex.
+        force: write over these whoever made them.
     """
     from vlprompt.benchmark.report import write_bench_report
     from vlprompt.benchmark.store import finished_runs
-    from vlprompt.benchmark.table_files import write_tables
+    from vlprompt.benchmark.table_files import FILES, write_tables
+    from vlprompt.files import check_targets
 
+    check_targets(out, *([tables / name for name in FILES] if tables else []), force=force)
     records = finished_runs(results)
     write_bench_report(records, out)
     print(f"report in {out}")

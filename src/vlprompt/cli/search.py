@@ -41,6 +41,8 @@ class SearchOptions:
     """train the found lengths, and so many drawn at random with the same number of tokens"""
     device: str = "auto"
     """auto, cpu, cuda, mps"""
+    force: bool = False
+    """write over the outputs whoever made them"""
     json: bool = False
     """print one JSON object"""
 
@@ -62,6 +64,7 @@ def search(argv: Sequence[str]) -> None:
         seeds=options.seeds,
         control=options.control,
         command="vlprompt search " + shlex.join(argv),
+        force=options.force,
     )
     if options.json:
         show(_plain(result), True)

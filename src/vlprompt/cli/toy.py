@@ -16,6 +16,7 @@ def toy(
     out: Path = Path("toy-backbone"),
     size: Literal["toy", "toy-deep"] = "toy",
     seed: int = 0,
+    force: bool = False,
 ) -> None:
     """Train a built-in backbone again, from nothing.
 
@@ -24,8 +25,9 @@ def toy(
         out: folder for the backbone.
         size: 'toy' has four layers a branch, 'toy-deep' twelve narrower ones.
         seed: seed of everything.
+        force: replace the folder whoever made it.
     """
     from vlprompt.toy.pretrain import pretrain
 
-    pretrain(out, size, seed)
+    pretrain(out, size, seed, force=force)
     console.print(f"backbone written to {out}")

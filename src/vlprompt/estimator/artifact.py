@@ -30,20 +30,20 @@ def first_process() -> bool:
 
 
 @contextmanager
-def folder_beside(target: Path) -> Iterator[Path]:
+def folder_beside(target: Path, what: str = "classifier", force: bool = False) -> Iterator[Path]:
     """A folder ``target.part`` to write into; when all went well it takes the place of ``target``.
 
     Its checkpoints stay there when the writing is cut off, so that a later call can go on from them.
     Of several processes that train one model the first writes; the others see its checkpoints.
 
     Raises:
-        UserError: the place cannot be written, or ``target`` holds something that is no classifier.
+        UserError: the place cannot be written, or ``target`` holds what this program did not make.
     """
     if first_process():
-        with files.whole_folder(target, "classifier", CONFIG, kept=f"{CHECKPOINTS}/*") as beside:
+        with files.whole_folder(target, what, f"{CHECKPOINTS}/*", force) as beside:
             yield beside
     else:
-        beside = files.folder_beside(target, "classifier", CONFIG)
+        beside = files.growing(target)
         with TemporaryDirectory() as scratch:
             (Path(scratch) / CHECKPOINTS).symlink_to(beside / CHECKPOINTS)
             yield Path(scratch)

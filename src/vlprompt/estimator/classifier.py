@@ -261,17 +261,18 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
     # Keeping.
 
-    def save(self, folder: str | Path, measured: dict[str, Any] | None = None) -> None:
+    def save(self, folder: str | Path, measured: dict[str, Any] | None = None, force: bool = False) -> None:
         """Write the classifier as a folder.
 
         Args:
             measured: what was measured, for the model card, e.g. ``{"test": clf.evaluate(items)}``;
                 ``None`` keeps what is in ``measured_``.
+            force: replace the folder whoever made it.
 
         Raises:
-            UserError: the folder cannot be written, or holds something else.
+            UserError: the folder cannot be written, or holds what this program did not make.
         """
-        with artifact.folder_beside(Path(folder)) as beside:
+        with artifact.folder_beside(Path(folder), force=force) as beside:
             self.save_into(beside, measured)
 
     def save_into(self, folder: Path, measured: dict[str, Any] | None = None) -> None:

@@ -19,25 +19,30 @@ from torch import Tensor, nn
 from vlprompt.data.transforms import image_stats
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
-from vlprompt.files import write_text
+from vlprompt.files import MARK, check_targets, whole_files, write_text
 from vlprompt.methods.base import Method
 
 IN_ONE_FILE = 1_900_000_000
 """Bytes of weights up to which an ONNX model is one file; its format ends at 2 GiB."""
 
 
-def export_onnx(classifier: PromptClassifier, path: str | Path) -> None:
+def export_onnx(classifier: PromptClassifier, path: str | Path, force: bool = False) -> None:
     """Write ``NAME.onnx``, from pixel values (B, 3, S, S) to probabilities (B, K), and ``NAME.json``.
 
     Class features are constants of the model unless they depend on the image. Class names stand in its
     metadata as ``class_names``, a JSON list; how images become pixel values stands in the JSON file.
 
+    Args:
+        force: write over these files whoever made them.
+
     Raises:
-        UserError: a package is missing, or the path is no name of an ONNX file.
+        UserError: a package is missing, the files cannot be written, or the path is no name of an ONNX file.
     """
     check_is_fitted(classifier, "method_")
     path = Path(path)
     _check_onnx(path)
+    description, weights = path.with_suffix(".json"), path.with_name(path.name + ".data")
+    check_targets(path, description, force=force)
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     backbone = classifier.method_.encoder.backbone
@@ -52,11 +57,12 @@ def export_onnx(classifier: PromptClassifier, path: str | Path) -> None:
     ClearMetadataAndDocStringPass()(exported.model)  # stack traces, with the folders of this machine
     names = list(classifier.classnames_)
     exported.model.metadata_props["class_names"] = json.dumps(names)
-    weights = sum(p.numel() * p.itemsize for p in backbone.model.vision_model.parameters())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    exported.save(path, external_data=weights > IN_ONE_FILE)
-    preparation = _preparation(backbone.processor) | {"class_names": names}
-    write_text(path.with_suffix(".json"), json.dumps(preparation, indent=1, ensure_ascii=False) + "\n")
+    exported.model.producer_name = MARK
+    preparation = {"made_by": MARK} | _preparation(backbone.processor) | {"class_names": names}
+    size = sum(p.numel() * p.itemsize for p in backbone.model.vision_model.parameters())
+    with whole_files(path, description, weights) as room:
+        exported.save(room / path.name, external_data=size > IN_ONE_FILE)
+        write_text(room / description.name, json.dumps(preparation, indent=1, ensure_ascii=False) + "\n")
 
 
 def _check_onnx(path: Path) -> None:

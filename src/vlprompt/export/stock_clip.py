@@ -15,6 +15,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 from vlprompt.errors import UserError
 from vlprompt.estimator import artifact
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.files import whole_folder
 from vlprompt.methods.base import Method
 
 PAD = "<pad>"
@@ -33,11 +34,14 @@ it reads these names and no other text.
 """
 
 
-def export_transformers(classifier: PromptClassifier, folder: str | Path) -> None:
+def export_transformers(classifier: PromptClassifier, folder: str | Path, force: bool = False) -> None:
     """Write a folder that ``transformers`` opens as a stock ``CLIPModel``, with an example in README.md.
 
     Its zero-shot image classification gives the classifier's probabilities when it is asked for the
     classifier's class names.
+
+    Args:
+        force: replace the folder whoever made it.
 
     Raises:
         UserError: a stock CLIP cannot compute what the method computes; the folder cannot be written.
@@ -45,7 +49,7 @@ def export_transformers(classifier: PromptClassifier, folder: str | Path) -> Non
     check_is_fitted(classifier, "method_")
     method, names = classifier.method_, classifier.classnames_
     _check_stock(method, names)
-    with artifact.folder_beside(Path(folder)) as beside:
+    with whole_folder(Path(folder), "export", force=force) as beside:
         _lookup_clip(method, names).save_pretrained(beside)
         _lookup_tokenizer(names).save_pretrained(beside)
         method.encoder.backbone.processor.save_pretrained(beside)

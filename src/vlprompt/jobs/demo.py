@@ -12,6 +12,7 @@ from typing import Any
 from vlprompt import data
 from vlprompt.dataset import Dataset
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.files import check_targets
 from vlprompt.jobs.fit import fit
 from vlprompt.reports.training import Run, write_report
 from vlprompt.training.processes import one_thread
@@ -31,11 +32,12 @@ VIEWS = 10
 """Augmented views of each image for methods whose image features are constants."""
 
 
-def demo(out: Path, seeds: Sequence[int] = (1,), shots: int = 16) -> list[Run]:
+def demo(out: Path, seeds: Sequence[int] = (1,), shots: int = 16, force: bool = False) -> list[Run]:
     """Fit every method with every seed; tuned prompts and a report of all are written below ``out``.
 
     Each method runs on one thread, so that the numbers do not depend on how many there are.
     """
+    check_targets(out / REPORT, force=force)
     runs: list[Run] = []
     pool = data.load(DATA)
     command = shlex.join(["vlprompt", "demo", "--seeds", *map(str, seeds), "--shots", str(shots)])
@@ -44,18 +46,25 @@ def demo(out: Path, seeds: Sequence[int] = (1,), shots: int = 16) -> list[Run]:
         for seed in seeds:
             dataset = data.few_shot(pool, shots, seed, strict=True)
             targets = {m: out / (m if len(seeds) == 1 else f"{m}-seed{seed}") for m in METHODS}
-            short = [beside.submit(_fit, dataset, m, seed, targets[m], command) for m in others]
-            last = _fit(dataset, longest, seed, targets[longest], command, verbose=True)
+            short = [beside.submit(_fit, dataset, m, seed, targets[m], command, force=force) for m in others]
+            last = _fit(dataset, longest, seed, targets[longest], command, force=force, verbose=True)
             runs += [*(done.result() for done in short), last]
     write_report(out / REPORT, runs, title="Handwritten digits", dataset=DATA, command=command)
     return runs
 
 
 def _fit(
-    dataset: Dataset, method: str, seed: int, target: Path, command: str, *, verbose: bool = False
+    dataset: Dataset,
+    method: str,
+    seed: int,
+    target: Path,
+    command: str,
+    *,
+    force: bool,
+    verbose: bool = False,
 ) -> Run:
     classifier = PromptClassifier(
         method, settings=METHODS[method], augment="gentle", views=VIEWS, seed=seed, verbose=verbose
     )
     with one_thread():
-        return fit(classifier, dataset, target, command=command)
+        return fit(classifier, dataset, target, command=command, force=force)

@@ -25,6 +25,7 @@ def fit(
     command: str,
     track: str = "",
     files: Mapping[str, str] | None = None,
+    force: bool = False,
 ) -> Run:
     """Train on a data set, measure on its test images where it has some, write the folder ``out``.
 
@@ -35,11 +36,12 @@ def fit(
         command: what made this, for the report.
         track: a tracker of accelerate that logs every epoch: tensorboard, wandb, mlflow.
         files: more files of the folder, their text by name.
+        force: replace ``out`` whoever made it.
 
     Raises:
         UserError: see the message.
     """
-    with artifact.folder_beside(out) as beside:
+    with artifact.folder_beside(out, force=force) as beside:
         start = time.perf_counter()
         settings = classifier.get_params() | {"data": dataset.name} | (classifier.settings or {})
         with tracked(track, beside / "logs", settings) as on_epoch:

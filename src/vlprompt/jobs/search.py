@@ -15,7 +15,9 @@ from typing import Any
 
 from vlprompt import data
 from vlprompt.dataset import Dataset
+from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.files import check_targets
 from vlprompt.methods.dpl.settings import Settings
 from vlprompt.methods.lengths import Lengths, agreed, random_lengths
 from vlprompt.reports.training import Run, write_report
@@ -110,16 +112,22 @@ def search(
     seeds: Sequence[int] = (1,),
     control: int = 0,
     command: str,
+    force: bool = False,
 ) -> Searched:
     """Search with every seed, write the lengths as ``out`` and a page beside it.
 
     Args:
         control: number of random lengths that are trained for comparison, on the first seed's images.
         command: what made this, for the page.
+        force: write over both whoever made them.
 
     Raises:
         UserError: see the message.
     """
+    page = out.with_suffix(".html")
+    if page == out:
+        raise UserError(f"output '{out}' is where the page goes: give a name that ends in .json")
+    check_targets(out, page, force=force)
     samples = {s: data.few_shot(pool, shots, s, strict=True) for s in seeds}
     found = {s: how.run(sample, s) for s, sample in samples.items()}
     runs = [f.lengths for f in found.values()]
@@ -127,7 +135,6 @@ def search(
     lengths.save(out)
     seed, sample = next(iter(samples.items()))
     accuracy = how.compare(sample, lengths, control, seed) if control else {}
-    page = out.with_suffix(".html")
     pages = [
         Run("DPL search", "dpl", s, {}, f.history, f.lengths, f.seconds, sample.classnames)
         for s, f in found.items()

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vlprompt.errors import UserError
-from vlprompt.files import write_text
+from vlprompt.files import MARK, write_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Lengths:
         Raises:
             UserError: the place cannot be written, or is full.
         """
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+        write_text(path, json.dumps({"made_by": MARK} | asdict(self), indent=1) + "\n")
 
     @staticmethod
     def load(path: Path) -> Lengths:
@@ -50,6 +50,7 @@ class Lengths:
         """
         try:
             content = json.loads(path.read_text())
+            content.pop("made_by", None)
             lengths = Lengths(**{key: tuple(value) for key, value in content.items()})
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(

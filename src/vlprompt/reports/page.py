@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 import vlprompt
-from vlprompt.files import write_text
+from vlprompt.files import MARK, write_text
 from vlprompt.reports.svg import DARK, LIGHT, color_variables
 
 
@@ -28,7 +28,8 @@ def write_page(path: Path, title: str, lead: str, sections: Iterable[str]) -> No
         UserError: the place cannot be written, or is full.
     """
     body = "\n".join(filter(None, sections))
-    page = PAGE.format(title=escape(title), lead=lead, style=STYLE, body=body, version=vlprompt.__version__)
+    fixed = {"mark": MARK, "style": STYLE, "version": vlprompt.__version__}
+    page = PAGE.format(title=escape(title), lead=lead, body=body, **fixed)
     write_text(path, page)
 
 
@@ -149,6 +150,7 @@ PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="{mark}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>{style}</style>

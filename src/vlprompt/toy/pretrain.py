@@ -45,12 +45,13 @@ def pretrain(
     lr: float = 1.5e-3,
     device: str = "auto",
     show: bool = True,
+    force: bool = False,
 ) -> float:
     """Train a backbone and write it as a folder of ``transformers``.
 
     Args:
         out: folder, appears whole or not at all. size: a name in :data:`vlprompt.toy.model.SIZES`.
-        seed: seed of pictures, weights and order.
+        seed: seed of pictures, weights and order. force: replace ``out`` whoever made it.
         pictures: number of rendered pictures. epochs: passes over them, by default the size's own.
 
     Returns:
@@ -64,7 +65,7 @@ def pretrain(
     chosen, start = SIZES[size], time.perf_counter()
     epochs = epochs or chosen.epochs
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    with whole_folder(out, "backbone", "config.json") as beside:
+    with whole_folder(out, "backbone", force=force) as beside:
         images, captions = render(seed, pictures, show)
         tokenizer = make_tokenizer(captions)
         torch.manual_seed(seed)
