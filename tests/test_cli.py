@@ -14,7 +14,6 @@ from vlprompt import __version__
 from vlprompt.cli import main as cli
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.files import LISTED
-from vlprompt.files import LISTED
 from vlprompt.methods import all_methods
 
 OWN = """
