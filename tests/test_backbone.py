@@ -100,10 +100,9 @@ def test_without_a_network_both_ways_out_are_named(name):
     refused(name, f"model '{name}' is not in the cache .*give a local folder, or use the built-in 'toy'")
 
 
-def test_pickled_weights_are_refused(tmp_path):
-    folder = write_clip(tmp_path / "pickled", safe=False)
-    assert (folder / "pytorch_model.bin").is_file()
-    refused(folder, "pickled' cannot be loaded: .*no file named model.safetensors")
+def test_a_folder_without_weights(clip):
+    (clip / "model.safetensors").unlink()
+    refused(clip, "clip' has no weights: it needs model.safetensors or pytorch_model.bin")
 
 
 @pytest.mark.parametrize("keep", [0, 5000, -500])

@@ -42,6 +42,15 @@ def check_targets(*paths: Path, force: bool = False) -> None:
             raise _unwritable(path, error) from error
 
 
+def cache_home() -> Path | None:
+    """Folder of what can be made again, ``VLPROMPT_CACHE`` or ``~/.cache/vlprompt``; None for 'off'."""
+    chosen = os.environ.get("VLPROMPT_CACHE", "")
+    if chosen.lower() == "off":
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen or f"{home}/vlprompt").expanduser()
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A new name beside ``path`` to write to; when all went well it takes the place of ``path``.

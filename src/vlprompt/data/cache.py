@@ -19,7 +19,7 @@ from zlib import crc32
 import numpy as np
 
 from vlprompt.errors import UserError
-from vlprompt.files import whole_file
+from vlprompt.files import cache_home, whole_file
 
 LIMIT = 10 << 30
 """Bytes of the whole cache; 16 images of each of ImageNet's classes take 9 GB."""
@@ -30,16 +30,12 @@ WORTH = 1 << 16
 FORMAT = 1
 """Part of every key: another decoding or another layout of entries needs another number."""
 HEADER = struct.Struct("<III")
-OFF = "off"
 
 
 def cache_folder() -> Path | None:
-    """Folder of decoded images in ``VLPROMPT_CACHE`` or ``~/.cache/vlprompt``; None if that is 'off'."""
-    chosen = os.environ.get("VLPROMPT_CACHE", "")
-    if chosen.lower() == OFF:
-        return None
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen or f"{home}/vlprompt").expanduser() / "decoded"
+    """Folder of decoded images in the cache, where there is one."""
+    home = cache_home()
+    return home and home / "decoded"
 
 
 class DecodedCache:

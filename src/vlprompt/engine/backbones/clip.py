@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from transformers import CLIPModel
 
 from vlprompt.engine.attention import AttentionPrompt, prompt_attention
 from vlprompt.engine.backbones.protocol import Backbone
@@ -12,6 +13,8 @@ from vlprompt.engine.backbones.protocol import Backbone
 
 class CLIPBackbone(Backbone):
     """A frozen CLIP (arXiv 2103.00020); arguments as :class:`Backbone`, the model a ``CLIPModel``."""
+
+    Model = CLIPModel
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         super().__init__(model, *args, **kwargs)

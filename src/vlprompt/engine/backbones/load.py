@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from vlprompt.engine.backbones.clip import CLIPBackbone
+from vlprompt.engine.backbones.hub import fetch
 from vlprompt.engine.backbones.protocol import Backbone
+from vlprompt.engine.backbones.weights import read_weights
 from vlprompt.errors import UserError
 
 FAMILIES: dict[str, type[Backbone]] = {"clip": CLIPBackbone}
@@ -33,68 +34,67 @@ def load_backbone(
     """Load a frozen backbone by name.
 
     Args:
-        name: ``toy`` or ``toy-deep``, a local folder in the format of ``transformers``, or a hub id.
+        name: ``toy`` or ``toy-deep``, a local folder in the format of ``transformers``, or a hub id, with
+            ``@`` and a commit, branch or tag behind it where it shall not be the main branch.
 
     Raises:
-        UserError: nothing there, no network, no safetensors weights, or not a known family.
+        UserError: nothing there, no network, weights that cannot be used, or not a known family.
     """
-    source = _source(name)
-    family = _family(name, source)
+    folder, commit = _folder(name)
+    config = _config(name, folder)
+    tensors, digest = read_weights(folder, name)
+    family = FAMILIES[config.model_type]
     with _refusing(name):
-        model, report = AutoModel.from_pretrained(
-            source,
-            use_safetensors=True,
+        model, report = family.Model.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
             dtype=dtype,
-            trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(
-            source,
-            backend="pil",  # it needs no torchvision
-            trust_remote_code=False,
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(  # this backend needs no torchvision
+            folder, backend="pil", trust_remote_code=False
         )
     _check_weights(name, report)
     if len(tokenizer) < SMALLEST_VOCABULARY:  # what transformers makes of a folder without one
         raise UserError(f"model '{name}' has no tokenizer: copy its tokenizer files into the folder")
-    return family(model.to(device), tokenizer, processor, name, _revision(source))
+    return family(model.to(device), tokenizer, processor, name, commit or _revision(folder))
 
 
-def _source(name: str) -> str:
-    """The folder or the hub id that a name stands for."""
+def _folder(name: str) -> tuple[Path, str | None]:
+    """The folder that a name stands for, and the commit where it is the hub's."""
     if name in BUILT_IN:
-        return str(BUILT_IN[name])
+        return BUILT_IN[name], None
     local = Path(name).expanduser()
     if local.is_dir():
-        return str(local)
-    if local.exists() or str(name).count("/") != 1:
+        return local, None
+    repository, _, revision = str(name).partition("@")
+    if local.exists() or repository.count("/") != 1:
         raise UserError(
             f"model '{name}' is neither a folder nor a hub id such as openai/clip-vit-base-patch16: "
             "give one of these, or the built-in 'toy'"
         )
-    return name
+    folder = fetch(repository, revision or None)
+    return folder, folder.name
 
 
-def _family(name: str, source: str) -> type[Backbone]:
-    """The family that config.json names."""
-    folder = Path(source)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+def _config(name: str, folder: Path) -> Any:
+    """What config.json says, of a known family."""
+    if not (folder / "config.json").is_file():
         raise UserError(f"model folder '{name}' has no config.json: give a folder saved by transformers")
     try:
-        kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        if folder.is_dir():
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"model folder '{name}': config.json cannot be read ({reason})") from error
-        raise UserError(
-            f"model '{name}' is not in the cache and the hub cannot be reached or does not have it: "
-            "give a local folder, or use the built-in 'toy'"
-        ) from error
-    if kind not in FAMILIES:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model folder '{name}': config.json cannot be read ({reason})") from error
+    if config.model_type not in FAMILIES:
         known = " or ".join(f"'{family}'" for family in FAMILIES)
-        raise UserError(f"model '{name}' is of type '{kind}': give a dual encoder of type {known}")
-    return FAMILIES[kind]
+        raise UserError(
+            f"model '{name}' is of type '{config.model_type}': give a dual encoder of type {known}"
+        )
+    return config
 
 
 @contextmanager
@@ -106,12 +106,8 @@ def _refusing(name: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"model '{name}' cannot be loaded: {reason} "
-            "(it needs config.json, model.safetensors, tokenizer and preprocessor_config.json)"
+            "(it needs config.json, weights, tokenizer and preprocessor_config.json)"
         ) from error
-    except Exception as error:  # safetensors raises its own type for a truncated file
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UserError(f"model '{name}': its weights file is damaged ({error}): copy it again") from error
 
 
 def _check_weights(name: str, report: dict[str, Any]) -> None:
@@ -124,12 +120,8 @@ def _check_weights(name: str, report: dict[str, Any]) -> None:
         )
 
 
-def _revision(source: str) -> str | None:
-    """Commit of a hub model; for a folder, the digest of its weights."""
-    folder = Path(source)
-    if not folder.is_dir():
-        cached = try_to_load_from_cache(source, "config.json")
-        return Path(cached).parent.name if isinstance(cached, str) else None
+def _revision(folder: Path) -> str:
+    """Digest of a folder's weights files and configuration."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:

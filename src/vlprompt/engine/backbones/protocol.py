@@ -9,7 +9,7 @@ Shapes: B rows, T positions, D width of a branch, E joint width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Backbone(ABC):
         revision: commit of a hub model or digest of local weights; ``None`` if unknown.
     """
 
+    Model: ClassVar[Any]
+    """class of the stock model"""
     text_layers: nn.ModuleList
     vision_layers: nn.ModuleList
     text_width: int
