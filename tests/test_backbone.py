@@ -65,17 +65,19 @@ def test_it_is_frozen_and_in_float32(clip):
     assert load_backbone("toy", dtype=torch.float64).dtype == torch.float64
 
 
-def test_the_revision_is_that_of_weights_and_configuration(clip, tmp_path):
-    before = load_backbone(str(clip)).revision
-    assert before and before == load_backbone(str(clip)).revision
+def test_a_backbone_is_its_weights(clip, tmp_path):
+    before = load_backbone(str(clip)).digest
+    assert before and before == load_backbone(str(clip)).digest
     config = json.loads((clip / "config.json").read_text())
     (clip / "config.json").write_text(json.dumps(config, indent=7, sort_keys=True))
     (clip / "README.md").write_text("other words")
-    assert load_backbone(str(clip)).revision == before
+    assert load_backbone(str(clip)).digest == before
+    copy = write_clip(tmp_path / "pickled", safe=False)
+    assert load_backbone(str(copy)).digest == load_backbone(str(copy)).digest == before
     weights = load_file(clip / "model.safetensors")
     weights["logit_scale"] += 1e-3
     save_file(weights, clip / "model.safetensors", {"format": "pt"})
-    assert load_backbone(str(clip)).revision != before
+    assert load_backbone(str(clip)).digest != before
 
 
 def test_a_folder_below_home_and_one_called_toy(clip, tmp_path, monkeypatch):

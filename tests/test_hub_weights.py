@@ -39,7 +39,8 @@ for kind in kinds:
         urllib.request.urlopen(hub + "/heal").read()
     clip.fit_dataset(few).save(Path(out) / kind)
     backbone = clip.method_.encoder.backbone
-    answers[kind] = [backbone.revision, clip.predict_proba([i.image for i in task.test[:3]]).tolist()]
+    probabilities = clip.predict_proba([i.image for i in task.test[:3]])
+    answers[kind] = [backbone.revision, backbone.digest, probabilities.tolist()]
 print(json.dumps(answers))
 """
 OFFLINE = """
@@ -110,9 +111,9 @@ def served(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_loads_and_loads_again_without_the_hub(kind, served):
-    revision, probabilities = served["first"][kind]
+    revision, digest, probabilities = served["first"][kind]
     assert len(revision) == 40
-    assert probabilities == served["first"]["whole"][1]  # one model in all of them
+    assert [digest, probabilities] == served["first"]["whole"][1:]  # one model in all of them
     assert served["second"][kind] == served["third"][kind] == probabilities
 
 

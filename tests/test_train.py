@@ -187,7 +187,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(tmp_path):
     split = {"train": random_split()}
     train(checkpoints=tmp_path, splits=split)
     encoder = random_encoder(torch.float32)
-    encoder.backbone.revision = "another"
+    encoder.backbone.digest = "another"
     with pytest.raises(UserError, match="belongs to a run with other"):
         train(checkpoints=tmp_path, splits=split, encoder=encoder)
 

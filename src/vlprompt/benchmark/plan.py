@@ -127,7 +127,7 @@ def _cells(
                     settings=_difference(wanted, basis),
                     preset=preset,
                     model=choice.model,
-                    revision=encoder.backbone.revision,
+                    revision=encoder.backbone.digest,
                     shots=shots,
                     seed=seed,
                     augment=suite.augment,

@@ -43,7 +43,7 @@ class Cell:
     Args:
         dataset: data set that is trained on.
         settings: changes to the method's published settings (those of its preset, where it has one).
-        revision: of the model's weights.
+        revision: digest of the model's weights.
         own_method: digest of the file, where the method is one of the user's own; otherwise empty.
         root: folder of the benchmark's data sets.
         command: what runs this cell alone.
@@ -99,7 +99,8 @@ def run_cell(cell: Cell) -> Record:
     Returns:
         The record, plain JSON: ``key``, ``run``, ``metrics`` by what was tested on, ``lengths`` of the
         context (or None), ``history`` (epochs, first and last loss of each stage), ``seconds``,
-        ``parameters`` that were learned, ``finished``, ``version`` of this package, ``command``.
+        ``parameters`` that were learned, ``finished``, ``version`` of this package, the backbone's ``commit``
+        on the hub, ``command``.
 
     Raises:
         UserError: missing or unusable data, settings that do not fit, a method that cannot do this.
@@ -118,6 +119,7 @@ def run_cell(cell: Cell) -> Record:
         "parameters": sum(p.numel() for p in method.parameters() if p.is_floating_point()),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": vlprompt.__version__,
+        "commit": method.encoder.backbone.revision,
         "command": cell.command,
     }
 

@@ -13,6 +13,7 @@ def write_card(title: str, config: dict[str, Any]) -> str:
         config: the artifact's configuration.
     """
     backbone = config["backbone"]
+    commit = f", commit `{backbone['revision']}`" if backbone["revision"] else ""
     names = ", ".join(config["classnames"][:20]) + (", ..." if len(config["classnames"]) > 20 else "")
     lines = [
         "---",
@@ -23,7 +24,7 @@ def write_card(title: str, config: dict[str, Any]) -> str:
         f"# {title} for {len(config['classnames'])} classes",
         "",
         f"Prompts tuned with {config['library']} on the frozen backbone `{backbone['name']}` "
-        f"(revision `{backbone['revision']}`), which is needed to use them.",
+        f"(weights `{backbone['digest']}`{commit}), which is needed to use them.",
         "",
         f"Classes: {names}",
         "",

@@ -285,7 +285,9 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             "method": self.method,
             "settings": dataclasses.asdict(method.settings),
             "preset": self.preset,
-            "backbone": {"name": method.encoder.backbone.name, "revision": method.encoder.backbone.revision},
+            "backbone": {
+                key: getattr(method.encoder.backbone, key) for key in ("name", "revision", "digest")
+            },
             "classnames": list(self.classnames_),
             "labels": self.classes_.tolist(),
             "templates": list(method.templates),
@@ -320,7 +322,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         name, kind = loading.saved_method(folder, config["method"], method)
         self = cls(
             name,
-            model or config["backbone"]["name"],
+            model or loading.pinned(config["backbone"]),
             config["settings"],
             config["preset"],
             tuple(config["templates"]),

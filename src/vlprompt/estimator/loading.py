@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vlprompt.engine.backbones.load import load_backbone
+from vlprompt.engine.backbones.hub import COMMIT
+from vlprompt.engine.backbones.load import former_digest, load_backbone
 from vlprompt.engine.backbones.protocol import Backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
@@ -44,27 +45,35 @@ def method_name(folder: Path, saved: str, given: str) -> str:
     )
 
 
+def pinned(made_with: dict[str, Any]) -> str:
+    """The name of the backbone that a classifier was made with; a hub id stands with its commit."""
+    name, commit = made_with["name"], made_with["revision"] or ""
+    return f"{name.partition('@')[0]}@{commit}" if COMMIT.fullmatch(commit) else name
+
+
 def same_backbone(folder: Path, made_with: dict[str, Any], model: str, device: str) -> Backbone:
     """The backbone that a classifier was made with.
 
     Args:
-        made_with: its name then, and its revision.
+        made_with: its name then, its commit on the hub and the digest of its weights. A classifier of
+            0.1.0 has no digest: the commit, or a folder's former digest, stands as ``revision``.
         model: where it is now.
 
     Raises:
         UserError: it cannot be loaded, or it is another.
     """
+    expected = made_with.get("digest") or made_with["revision"]
     try:
         backbone = load_backbone(model, pick_device(device))
     except UserError as error:
         raise UserError(
-            f"classifier '{folder}' needs the backbone '{made_with['name']}' (revision "
-            f"{made_with['revision']}): {error}"
+            f"classifier '{folder}' needs the backbone '{made_with['name']}' (weights {expected}): {error}"
         ) from error
-    if made_with["revision"] and backbone.revision != made_with["revision"]:
+    found = backbone.digest if made_with.get("digest") else backbone.revision or former_digest(model)
+    if expected and found != expected:
         raise UserError(
-            f"classifier '{folder}' was made with revision {made_with['revision']} of "
-            f"'{made_with['name']}', and '{model}' is {backbone.revision}: give the same backbone"
+            f"classifier '{folder}' was made with weights {expected} of '{made_with['name']}', and "
+            f"'{model}' has {found}: give the same backbone"
         )
     return backbone
 

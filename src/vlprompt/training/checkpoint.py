@@ -26,7 +26,7 @@ def identity(method: Method, splits: Mapping[str, ImageSet], options: TrainOptio
     what = {
         "method": type(method).__name__,
         "settings": dataclasses.asdict(method.settings),
-        "backbone": method.encoder.backbone.revision,
+        "backbone": method.encoder.backbone.digest,
         "classes": method.classnames,
         "templates": method.templates,
         "options": dataclasses.asdict(options) | {"device": ""},

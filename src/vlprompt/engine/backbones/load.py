@@ -60,7 +60,7 @@ def load_backbone(
     _check_weights(name, report)
     if len(tokenizer) < SMALLEST_VOCABULARY:  # what transformers makes of a folder without one
         raise UserError(f"model '{name}' has no tokenizer: copy its tokenizer files into the folder")
-    return family(model.to(device), tokenizer, processor, name, commit or _revision(folder))
+    return family(model.to(device), tokenizer, processor, name, commit, digest)
 
 
 def _folder(name: str) -> tuple[Path, str | None]:
@@ -120,8 +120,9 @@ def _check_weights(name: str, report: dict[str, Any]) -> None:
         )
 
 
-def _revision(folder: Path) -> str:
-    """Digest of a folder's weights files and configuration."""
+def former_digest(name: str) -> str:
+    """Digest of a folder's weights files and configuration, by which 0.1.0 knew it."""
+    folder, _ = _folder(name)
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:

@@ -29,7 +29,8 @@ class Backbone(ABC):
         tokenizer: called with a list of texts, gives ``{"input_ids": lists}`` with start and end.
         processor: image processor of ``transformers``; ``None`` where images come as tensors.
         name: what the user called it: ``toy``, ``toy-deep``, a hub id or a folder.
-        revision: commit of a hub model or digest of local weights; ``None`` if unknown.
+        revision: commit of a hub model; ``None`` for a folder.
+        digest: of the weights, which is what the backbone is; "" where they come from nowhere.
     """
 
     Model: ClassVar[Any]
@@ -47,11 +48,17 @@ class Backbone(ABC):
     """of the text branch"""
 
     def __init__(
-        self, model: Any, tokenizer: Any, processor: Any = None, name: str = "", revision: str | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        processor: Any = None,
+        name: str = "",
+        revision: str | None = None,
+        digest: str = "",
     ):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.processor = tokenizer, processor
-        self.name, self.revision = name, revision
+        self.name, self.revision, self.digest = name, revision, digest
         fuse_activations(model)
         model.set_attn_implementation(NAME)
 
