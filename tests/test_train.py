@@ -23,7 +23,7 @@ NAMES = ("cat", "school_bus", "sunflower")
 LR = load_file(GOLDEN / "coop_steps.safetensors")
 
 
-def train(name="coop", options=None, checkpoints=None, splits=None, encoder=None, **settings):
+def train(name="coop", options=None, checkpoints=None, splits=None, encoder=None, on_epoch=None, **settings):
     """A method trained on random pixels with a random CLIP; its history and its state."""
     kind = get_method(name)
     options = options or TrainOptions(device="cpu")
@@ -33,7 +33,7 @@ def train(name="coop", options=None, checkpoints=None, splits=None, encoder=None
     method = kind(encoder, NAMES, kind.Settings(**settings))
     if splits is None:
         splits = {"train": random_split()} | ({"val": random_split(6, seed=1)} if name == "dpl" else {})
-    history = fit(method, splits, options, checkpoints, show=False)
+    history = fit(method, splits, options, checkpoints, show=False, on_epoch=on_epoch)
     return method, history, {k: v.clone() for k, v in method.state_dict().items()}
 
 
@@ -157,6 +157,33 @@ def test_cut_off_in_the_middle_of_an_epoch_it_ends_with_the_same_bits(name, tmp_
     assert len(checkpoint(tmp_path / "train.safetensors")) == 3
     assert not list(tmp_path.glob("*.part"))
     assert same_bits(whole, train(name, checkpoints=tmp_path, epochs=4)[2])
+
+
+def test_a_resumed_run_keeps_its_chunks(tmp_path):
+    """Whatever memory is free when it goes on: the chunks decide the last bits."""
+
+    def stop(record):
+        if record["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    def run(memory, **more):
+        encoder = random_encoder(torch.float32)
+        encoder.memory = memory
+        return train(encoder=encoder, splits={"train": random_split()}, epochs=6, n_ctx=4, lr=0.5, **more)
+
+    chunked, together = run(1)[2], run(1 << 40)[2]
+    assert not same_bits(chunked, together), "the chunks do not matter here and nothing is tested"
+    with pytest.raises(KeyboardInterrupt):
+        run(1, checkpoints=tmp_path, on_epoch=stop)
+    method, _, resumed = run(1 << 40, checkpoints=tmp_path)
+    assert same_bits(resumed, chunked) and method.encoder.memory == 1
+
+
+def test_the_memory_is_looked_at_once():
+    encoder = random_encoder(torch.float32)
+    assert encoder.memory is None
+    train(encoder=encoder, epochs=1)
+    assert encoder.memory
 
 
 OTHERS = {

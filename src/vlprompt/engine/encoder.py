@@ -47,7 +47,8 @@ class Encoder:
         backbone: the frozen dual encoder.
         memory: bytes that the text branch may keep for the backward pass; beyond it, classes are
             taken in chunks whose hidden states are computed again in the backward pass (exact).
-            ``None`` takes half of what is free.
+            ``None`` takes half of what is free when this is first asked for; from then on it stays, so
+            that the chunks, and with them the last bits, do not depend on the moment.
     """
 
     def __init__(self, backbone: Backbone, memory: int | None = None):
@@ -190,9 +191,10 @@ class Encoder:
         layers, width = len(self.backbone.text_layers), self.backbone.text_width
         size = self.backbone.dtype.itemsize
         each = (prompt.rows or 1) * layers * KEPT_PER_TOKEN * width * size
-        budget = self.memory if self.memory is not None else free_memory(self.backbone.device) // 2
+        if self.memory is None:
+            self.memory = free_memory(self.backbone.device) // 2
         suffixes = len(plan.entries) - plan.pack.prefix
-        room = max(budget // each - plan.pack.prefix, 1)  # suffix tokens in one chunk
+        room = max(self.memory // each - plan.pack.prefix, 1)  # suffix tokens in one chunk
         count = min(-(-suffixes // room), len(rows))
         step = -(-len(rows) // count)
         return [rows[i : i + step] for i in range(0, len(rows), step)]

@@ -54,6 +54,7 @@ def save(
     metadata = {
         "identity": identity,
         "history": json.dumps(history),
+        "memory": json.dumps(method.encoder.memory),
         "scaler": json.dumps(scaler.state_dict() if scaler else {}),
     }
     content = to_bytes({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, metadata)
@@ -80,6 +81,7 @@ def load(
             f"checkpoint '{file}' belongs to a run with other settings, classes or images: "
             "give another output folder, or delete it to start anew"
         )
+    method.encoder.memory = json.loads(metadata.get("memory", "null"))  # the same chunks as before
     own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
     method.load_state_dict(own)
     for index, objective in enumerate(objectives):
