@@ -18,6 +18,8 @@ from vlprompt.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLACES = (ROOT, ROOT / "src" / "vlprompt")
+"""Where the paths that a page names start."""
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FLAG = re.compile(r"--[a-z][a-z-]*")
@@ -123,6 +125,18 @@ def test_python_compiles_and_its_imports_are_there(shown):
     compile(shown.text, shown.page, "exec")
     for line in re.findall(r"^from vlprompt.* import .*$", shown.text, re.MULTILINE):
         exec(line, {})
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page):
+    if page.name == "moving.md":
+        return  # it names files of other projects
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_]+/[a-z_/]*\w+\.py)`", text)
+    named += re.findall(r"^    ([a-z_]+/)  ", text, re.MULTILINE)
+    assert named or page.name != "CONTRIBUTING.md"
+    absent = [name for name in named if not any((place / name).exists() for place in PLACES)]
+    assert not absent, absent
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

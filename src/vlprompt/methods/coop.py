@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.errors import UserError
 from vlprompt.methods import base
 from vlprompt.methods.base import Method
-from vlprompt.methods.rows import context_parameter, learnable_rows
+from vlprompt.methods.rows import Position, context_parameter, learnable_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Settings(base.Settings):
     """words whose embeddings start the context, e.g. "a photo of a"; sets n_ctx to their number"""
     class_specific: bool = False
     """a context for every class instead of one for all; does not carry over to new classes"""
-    position: Literal["end", "middle", "front"] = "end"
+    position: Position = "end"
     """where the class name stands: at the end, in the middle, or in front of the context"""
 
 

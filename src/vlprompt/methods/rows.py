@@ -1,4 +1,4 @@
-"""Sequences and contexts that methods share: CoOp's rows, contexts from words, tokens of deep layers.
+"""Sequences and contexts that methods share: CoOp's rows, contexts from words, random tokens.
 
 Shapes: n context length, D width of a branch.
 """
@@ -16,13 +16,16 @@ from vlprompt.engine.packing import Row, context_slot
 from vlprompt.errors import UserError
 from vlprompt.methods.templates import fill
 
+Position = Literal["end", "middle", "front"]
+"""Where the class name stands: at the end, in the middle or in front of the context."""
+
 
 def learnable_rows(
     encoder: Encoder,
     classnames: Sequence[str],
     n_ctx: int,
     words: str = "",
-    position: Literal["end", "middle", "front"] = "end",
+    position: Position = "end",
     class_specific: bool = False,
 ) -> list[Row]:
     """Sequences "start, context, class name, full stop, end" of CoOp (arXiv 2109.01134, section 3.2).
@@ -30,7 +33,7 @@ def learnable_rows(
     Args:
         words: the prompt's words; the first n_ctx of their tokens give way to the context, the rest
             stays frozen in front of the class name.
-        position: where the class name stands: at the end, in the middle or in front of the context.
+        position: where the class name stands.
         class_specific: class k uses rows k * n_ctx ... of the context instead of sharing one.
 
     Raises:
@@ -41,16 +44,9 @@ def learnable_rows(
     replaced = n_ctx if words else 0
     result = []
     for k, (name, sentence) in enumerate(zip(encoder.tokenize(names), sentences, strict=True)):
-        offset = k * n_ctx if class_specific else 0
-        context = tuple(context_slot(offset + i) for i in range(n_ctx))
-        start, body, end = sentence[:1], sentence[1 + replaced : -1], sentence[-1:]
-        cut = len(name) - 2  # tokens of the name alone
-        half = n_ctx // 2
-        row = {
-            "end": start + context + body + end,
-            "middle": start + context[:half] + body[:cut] + context[half:] + body[cut:] + end,
-            "front": start + body[:cut] + context + body[cut:] + end,
-        }[position]
+        first = k * n_ctx if class_specific else 0
+        context = tuple(context_slot(first + i) for i in range(n_ctx))
+        row = _around_context(sentence, context, replaced, len(name) - 2, position)
         if len(row) > encoder.backbone.max_positions:
             raise UserError(
                 f"class '{classnames[k]}' with {n_ctx} context tokens needs {len(row)} positions, the "
@@ -58,6 +54,18 @@ def learnable_rows(
             )
         result.append(row)
     return result
+
+
+def _around_context(sentence: Row, context: Row, replaced: int, name: int, position: Position) -> Row:
+    """A sentence whose first ``replaced`` tokens give way to a context; the name has ``name`` tokens."""
+    start, body, end = sentence[:1], sentence[1 + replaced : -1], sentence[-1:]
+    before, after = body[:name], body[name:]
+    half = len(context) // 2
+    return {
+        "end": start + context + body + end,
+        "middle": start + context[:half] + before + context[half:] + after + end,
+        "front": start + before + context + after + end,
+    }[position]
 
 
 def context_parameter(encoder: Encoder, n_ctx: int, words: str = "", copies: int = 1) -> nn.Parameter:
