@@ -8,13 +8,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
+from transformers import AutoTokenizer, OwlViTConfig, OwlViTModel
+from transformers.models.owlvit.image_processing_pil_owlvit import OwlViTImageProcessorPil
 
 from support import NAMES, random_split, toy_encoder
 from vlprompt import PromptClassifier, UserError
 from vlprompt.cli.main import main
+from vlprompt.engine.backbones import load
+from vlprompt.engine.backbones.load import BUILT_IN
+from vlprompt.engine.encoder import Encoder
+from vlprompt.engine.prompt import Prompt
+from vlprompt.methods.rows import context_parameter, learnable_rows
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+EXACT = {"rtol": 0, "atol": 1e-10}
 METHOD = str(EXAMPLES / "add_your_own_method.py")
 SHOWN = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/adding-a-method.md").read_text(), re.M | re.S)
 
@@ -65,6 +74,53 @@ def test_a_method_of_the_docs_learns(text):
     losses = method.loss(random_split().batch(torch.arange(6), torch.device("cpu")))
     losses["loss"].backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in method.parameters())
+
+
+@pytest.fixture
+def owl(tmp_path) -> Path:
+    """The folder of an OWL-ViT with random weights."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(BUILT_IN["toy"])
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("bos", "eos", "pad")}
+    text, vision = {"vocab_size": len(tokenizer), **ids}, {"image_size": 32, "patch_size": 8}
+    config = OwlViTConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=12)
+    folder, side = tmp_path / "owl", {"height": 32, "width": 32}
+    for part in (OwlViTModel(config), tokenizer, OwlViTImageProcessorPil(size=side, crop_size=side)):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_a_backbone_of_your_own(owl, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "FAMILIES", dict(load.FAMILIES))
+    out, script = tmp_path / "out", str(EXAMPLES / "add_your_own_backbone.py")
+    words = ["fit", photos, "--model", owl, "--n-ctx", 4, "--epochs", 1, "--augment", "none", "--out", out]
+    monkeypatch.setattr("sys.argv", [script, *map(str, words)])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_path(script, run_name="__main__")
+    probabilities = PromptClassifier.load(out).predict_proba(sorted(photos.rglob("*.png")))
+    assert np.ptp(probabilities, axis=0).max() > 0, "every picture is the same to it"
+
+    encoder = Encoder(load.load_backbone(str(owl), dtype=torch.float64))
+    stock = OwlViTModel.from_pretrained(owl, dtype=torch.float64).eval()
+    start = "a photo of a"
+    sentences = encoder.tokenize([f"{start} {name}." for name in NAMES])
+    ends = [stock.text_model(torch.tensor([ids])).last_hidden_state[0, -1] for ids in sentences]
+    texts = F.normalize(stock.text_projection(torch.stack(ends)), dim=-1)  # (K, E)
+    context = context_parameter(encoder, 4, start).double()
+    prompted = encoder.encode_text(learnable_rows(encoder, NAMES, 4, start), Prompt(context=context))
+    torch.testing.assert_close(encoder.encode_text(sentences), texts, **EXACT)
+    torch.testing.assert_close(prompted, texts, **EXACT)
+
+    pixels, tokens = torch.randn(2, 3, 32, 32).double(), torch.randn(3, 16).double()
+    for prompt in (tokens[:0], tokens):
+        vision = stock.vision_model
+        hidden = torch.cat([vision.embeddings(pixels), prompt.expand(2, -1, -1)], 1)
+        hidden = vision.encoder(vision.pre_layernorm(hidden)).last_hidden_state[:, 0]
+        images = F.normalize(stock.visual_projection(vision.post_layernorm(hidden)), dim=-1)  # (B, E)
+        torch.testing.assert_close(encoder.encode_image(pixels, Prompt(context=prompt)), images, **EXACT)
+    theirs = stock.get_image_features(pixel_values=pixels).pooler_output
+    torch.testing.assert_close(encoder.encode_image(pixels), F.normalize(theirs, dim=-1), **EXACT)
 
 
 def test_from_folders_to_a_classifier(photos, tmp_path, monkeypatch, capsys):
