@@ -25,6 +25,7 @@ docs: .venv/tested
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/startup.py
 
 # The tests of pages need a browser; where none can be installed they are skipped, and say so.
 browser:

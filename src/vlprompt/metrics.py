@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import f1_score
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -15,6 +14,8 @@ def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     Returns:
         ``accuracy``, ``macro_f1`` and ``ece`` in percent, and the number of images ``n``.
     """
+    from sklearn.metrics import f1_score
+
     predicted = probabilities.argmax(1)
     return {
         "accuracy": 100 * float((predicted == labels).mean()),

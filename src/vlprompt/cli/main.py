@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
 
+from vlprompt.cli.start_up import no_collector
 from vlprompt.errors import UserError
 
 COMMANDS = {
@@ -28,6 +30,14 @@ COMMANDS = {
 """What each command does; it is the function of its name in the file of its name."""
 PARSE_THEMSELVES = ("fit", "search")
 """Commands whose flags depend on the method."""
+
+
+def run() -> None:
+    """The command as a process of its own."""
+    try:
+        sys.exit(main())
+    finally:
+        gc.freeze()  # the end need not look through all that imports made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +65,8 @@ def _run(name: str, argv: Sequence[str]) -> None:
 
     from vlprompt.cli.config_file import expand_config
 
-    command = getattr(importlib.import_module(f"vlprompt.cli.{name}"), name)
+    with no_collector():
+        command = getattr(importlib.import_module(f"vlprompt.cli.{name}"), name)
     argv = expand_config(argv)
     if name in PARSE_THEMSELVES:
         command(argv)
@@ -85,7 +96,3 @@ def _help(version: bool) -> None:
     for name, summary in COMMANDS.items():
         print(f"  {name:10} {summary}")
     print("\n'vlprompt COMMAND --help' explains a command; '--config FILE' takes its flags from a YAML file.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from vlprompt.cli.console import show_rows
+from vlprompt.cli.start_up import no_collector
 from vlprompt.errors import UserError
 
 
@@ -34,19 +35,21 @@ def predict(
         device: auto, cpu, cuda, mps.
         method: file of the method, where it was one of your own.
     """
-    from vlprompt.data import find_images
-    from vlprompt.estimator.classifier import PromptClassifier
-
     if not images:
         raise UserError("no images: name files, folders or patterns after the classifier's folder")
-    paths = find_images(images)
-    tuned = PromptClassifier.load(classifier, model, device, method)
-    tuned.verbose = True
+    with no_collector():  # not by PromptClassifier, whose scikit-learn takes a second to import
+        from vlprompt.data import find_images
+        from vlprompt.estimator.loading import load
+        from vlprompt.estimator.prediction import predict_logits
+
+        paths = find_images(images)
+        trained = load(classifier, model, device, method).method
     if classes:
-        tuned.set_classes(classes)
+        trained.set_classes(classes)
+    probabilities = predict_logits(trained, paths, show=True).softmax(-1).numpy()  # (N, K)
     rows = [
-        {"image": str(path), "class": tuned.classnames_[k], "probability": round(float(p[k]), 6)}
-        for path, p in zip(paths, tuned.predict_proba(paths), strict=True)
+        {"image": str(path), "class": trained.classnames[k], "probability": round(float(p[k]), 6)}
+        for path, p in zip(paths, probabilities, strict=True)
         for k in (-p).argsort(kind="stable")[: max(top, 1)]
     ]
     show_rows(rows, format)

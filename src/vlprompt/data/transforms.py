@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import kornia.augmentation as K
 import torch
 from torch import Tensor
 
@@ -48,6 +47,9 @@ Augmentation = Literal["crop+flip", "crop", "gentle"]
 
 
 def _steps(size: int, augment: Augmentation) -> list[Any]:
+    """Steps of kornia, which only training imports."""
+    import kornia.augmentation as K
+
     if augment == "gentle":
         affine = K.RandomAffine(8.0, (0.08, 0.08), (0.9, 1.1), 6.0, p=1.0, padding_mode="border")
         return [K.Resize((size, size), resample="BICUBIC"), affine]
@@ -74,7 +76,9 @@ class TrainTransform:
         std: Sequence[float],
         augment: Augmentation = "crop+flip",
     ):
-        self.augment = K.AugmentationSequential(*_steps(size, augment), same_on_batch=False)
+        from kornia.augmentation import AugmentationSequential
+
+        self.augment = AugmentationSequential(*_steps(size, augment), same_on_batch=False)
         self.size = size
         self.mean, self.std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
 

@@ -1,7 +1,7 @@
 """The attention function: all that prompt learning asks of a transformer's attention.
 
-One function, registered with ``transformers.AttentionInterface``, serves every stock model. What
-a layer shall do beyond plain attention reaches it as the keyword ``prompt`` (an
+One function serves every stock model; it is registered with ``transformers.AttentionInterface`` beside
+the backbones. What a layer shall do beyond plain attention reaches it as the keyword ``prompt`` (an
 :class:`AttentionPrompt`), so nothing is stored on the model and nothing has to be undone.
 
 Two things are new to plain attention:
@@ -24,8 +24,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "vlprompt"
 _record: ContextVar[list[Tensor] | None] = ContextVar("record", default=None)
@@ -213,6 +211,8 @@ def prompt_attention(
         ((B, Q, h, d), None), as ``transformers`` expects.
     """
     if prompt is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -264,6 +264,3 @@ def _attend_all(query: Tensor, seen: Shared, scaling: float) -> Tensor:
 def _upcast(x: Tensor) -> Tensor:
     """Softmax is done in at least float32."""
     return x if x.dtype == torch.float64 else x.float()
-
-
-AttentionInterface.register(NAME, prompt_attention)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -20,10 +20,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vlprompt.engine.attention import AttentionPrompt, Pack
-from vlprompt.engine.backbones.protocol import Backbone
 from vlprompt.engine.packing import Plan, Row
 from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from vlprompt.engine.backbones.protocol import Backbone
 
 KEPT_PER_TOKEN = 11
 """Hidden states, in widths, that one layer keeps of one token for the backward pass (measured: 10.4)."""

@@ -28,13 +28,13 @@ from vlprompt.estimator import artifact, card, loading
 from vlprompt.estimator.fitting import VALIDATION, check_templates, set_aside, settings_for
 from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
+from vlprompt.estimator.prediction import predict_logits
 from vlprompt.insight.explain import Explanation, explain
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
 from vlprompt.metrics import measure
-from vlprompt.progress import track
 from vlprompt.training.imageset import ImageSet
-from vlprompt.training.inputs import BATCH, Augment, image_features, make_image_set, plain_pixels
+from vlprompt.training.inputs import Augment, image_features, make_image_set, plain_pixels
 from vlprompt.training.loop import fit
 from vlprompt.training.options import TrainOptions
 from vlprompt.training.stages import EpochRecord
@@ -198,17 +198,10 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
     # Prediction.
 
-    @torch.no_grad()
     def _logits(self, X: Sequence[ImageSource]) -> Tensor:  # noqa: N803
         """Logits (N, K) of images, in double precision."""
         check_is_fitted(self, "method_")
-        images = image_list(X)
-        if not images:
-            return torch.empty(0, len(self.classes_), dtype=torch.double)
-        predictor, draw = self.method_.predictor(), plain_pixels(self.method_.encoder, images)
-        batches = torch.arange(len(images)).split(BATCH)
-        done = [predictor(draw(b)).cpu() for b in track(batches, "predict", len(batches), self.verbose)]
-        return torch.cat(done).double()
+        return predict_logits(self.method_, image_list(X), self.verbose)
 
     def decision_function(self, X: Sequence[ImageSource]) -> np.ndarray:  # noqa: N803
         """Logits (N, K) of images; for two classes (N,), the second's minus the first's.
@@ -317,22 +310,20 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         Raises:
             UserError: damaged or missing files; the backbone is missing or is another.
         """
-        folder = Path(folder)
-        tensors, config, history = artifact.read(folder)
-        name, kind = loading.saved_method(folder, config["method"], method)
+        found = loading.load(Path(folder), model, device, method)
+        config = found.config
         self = cls(
-            name,
-            model or loading.pinned(config["backbone"]),
+            found.name,
+            found.model,
             config["settings"],
             config["preset"],
             tuple(config["templates"]),
             **config["options"] | {"device": device},
         )
-        encoder = Encoder(loading.same_backbone(folder, config["backbone"], self.model, device))
-        self.method_ = loading.trained_method(folder, kind, config, encoder, tensors)
+        self.method_ = found.method
         names, labels = config["classnames"], config.get("labels", config["classnames"])
         self.classnames_, self.classes_ = tuple(names), np.array(labels)
         if labels != names:
             self.class_names = dict(zip(labels, names, strict=True))
-        self.measured_, self.history_ = config["measured"], history
+        self.measured_, self.history_ = config["measured"], found.history
         return self

@@ -1,10 +1,10 @@
-"""From the content of a classifier's folder to its trained method; what does not fit is refused."""
+"""From a classifier's folder to its trained method; what does not fit is refused."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -14,9 +14,44 @@ from vlprompt.engine.backbones.protocol import Backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
+from vlprompt.estimator import artifact
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
 from vlprompt.methods.registry import is_file
+
+
+class Loaded(NamedTuple):
+    """A classifier's folder.
+
+    Args:
+        method: trained, ready to predict.
+        name: of the method, or its file.
+        model: where the backbone was found.
+        config, history: see :mod:`vlprompt.estimator.artifact`.
+    """
+
+    method: Method
+    name: str
+    model: str
+    config: dict[str, Any]
+    history: list[Any]
+
+
+def load(folder: Path, model: str = "", device: str = "auto", method: str = "") -> Loaded:
+    """Read a classifier's folder; the same backbone is needed.
+
+    Args:
+        model: where the backbone is now, if it is not where it was.
+        method: file of the method, where it was one of the user's own.
+
+    Raises:
+        UserError: damaged or missing files; the backbone is missing or is another.
+    """
+    tensors, config, history = artifact.read(folder)
+    name, kind = saved_method(folder, config["method"], method)
+    model = model or pinned(config["backbone"])
+    encoder = Encoder(same_backbone(folder, config["backbone"], model, device))
+    return Loaded(trained_method(folder, kind, config, encoder, tensors), name, model, config, history)
 
 
 def saved_method(folder: Path, saved: str, given: str) -> tuple[str, type[Method]]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from vlprompt.errors import UserError
@@ -58,6 +57,8 @@ class LinearProbe(Method):
 
     def see(self, features: Tensor, labels: Tensor) -> None:
         """Solve the regression on the training images' features (N, E)."""
+        from sklearn.linear_model import LogisticRegression
+
         solver = LogisticRegression(C=self.settings.c, max_iter=self.settings.max_iterations)
         solver.fit(features.double().cpu().numpy(), labels.cpu().numpy())
         weight, bias = torch.from_numpy(solver.coef_), torch.from_numpy(solver.intercept_)

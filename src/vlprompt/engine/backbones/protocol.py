@@ -13,9 +13,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
 
 from vlprompt.engine.activation import fuse_activations
-from vlprompt.engine.attention import NAME, AttentionPrompt
+from vlprompt.engine.attention import NAME, AttentionPrompt, prompt_attention
+
+AttentionInterface.register(NAME, prompt_attention)
 
 
 class Backbone(ABC):

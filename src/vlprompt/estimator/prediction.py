@@ -1,0 +1,24 @@
+"""What a trained method says of images, wherever these come from: logits in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vlprompt.dataset import ImageSource
+from vlprompt.methods.base import Method
+from vlprompt.progress import track
+from vlprompt.training.inputs import BATCH, plain_pixels
+
+
+@torch.no_grad()
+def predict_logits(method: Method, images: Sequence[ImageSource], show: bool = False) -> Tensor:
+    """Logits (N, K) of images, on the CPU; their softmax are the probabilities."""
+    if not images:
+        return torch.empty(0, len(method.classnames), dtype=torch.double)
+    predictor, draw = method.predictor(), plain_pixels(method.encoder, images)
+    batches = torch.arange(len(images)).split(BATCH)
+    done = [predictor(draw(b)).cpu() for b in track(batches, "predict", len(batches), show)]
+    return torch.cat(done).double()
