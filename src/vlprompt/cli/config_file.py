@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from vlprompt.errors import UserError
-from vlprompt.methods.registry import is_file
 
 POSITIONAL = ("data",)
 FLAG = "--config"
@@ -56,6 +55,8 @@ def expand_config(argv: Sequence[str]) -> list[str]:
 
 def _refuse_code(file: Path, content: Mapping[str, Any]) -> None:
     """A file that one was given names no code to execute."""
+    from vlprompt.methods.registry import is_file
+
     for flag in ("method", "methods"):
         value = content.get(flag, "")
         for name in value if isinstance(value, list) else str(value).split(","):
