@@ -16,6 +16,7 @@ sys.path += [str(HERE), str(HERE.parent / "benchmarks")]
 
 from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
+from support import write_photos  # noqa: E402
 from vlprompt.engine.backbones.clip import CLIPBackbone  # noqa: E402
 from vlprompt.engine.encoder import Encoder  # noqa: E402
 
@@ -58,6 +59,12 @@ def other_clip() -> CLIPModel:
         projection_dim=20,
     )
     return CLIPModel(config).double().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A folder of pictures, one folder a class."""
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 def pad(rows: list[tuple[int, ...]], length: int = 77) -> torch.Tensor:

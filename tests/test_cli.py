@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from support import NAMES, start, vlprompt, write_clip, write_photos
+from support import NAMES, start, vlprompt, write_clip
 from vlprompt import __version__
 from vlprompt.cli import main as cli
 from vlprompt.estimator.classifier import PromptClassifier
@@ -36,11 +36,6 @@ class Mine(base.Method):
     def logits(self, images, classes):
         return super().logits(images, classes) + self.settings.strength * self.bias
 """
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

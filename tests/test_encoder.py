@@ -266,9 +266,7 @@ def test_frozen_text_is_encoded_once(both):
 @pytest.mark.parametrize("branch", ["text", "vision"])
 def test_a_closed_gate_is_no_token_and_an_open_one_is_the_token(both, branch):
     encoder, _ = both
-    backbone = encoder.backbone
-    width = getattr(backbone, f"{branch}_width")
-    every = [tokens(3, width, seed) for seed in range(len(backbone.text_layers))]
+    every = tokens_of_layers(3, encoder, branch)
     gates = torch.tensor([0.0, -torch.inf, 0.0], dtype=torch.float64)
     gated = Prompt(keys_values=[KeyValue(t, log_gates=gates) for t in every])
     fewer = Prompt(keys_values=[KeyValue(t[[0, 2]]) for t in every])
@@ -279,9 +277,7 @@ def test_a_closed_gate_is_no_token_and_an_open_one_is_the_token(both, branch):
 def test_a_half_open_gate_halves_the_tokens_exponential(both, branch):
     """Two tokens alike, each half open, are one."""
     encoder, _ = both
-    backbone = encoder.backbone
-    width = getattr(backbone, f"{branch}_width")
-    every = [tokens(1, width, seed) for seed in range(len(backbone.text_layers))]
+    every = tokens_of_layers(1, encoder, branch)
     halves = torch.full((2,), 0.5, dtype=torch.float64).log()
     twice = Prompt(keys_values=[KeyValue(t.repeat(2, 1), log_gates=halves) for t in every])
     once = Prompt(keys_values=[KeyValue(t) for t in every])
@@ -291,9 +287,7 @@ def test_a_half_open_gate_halves_the_tokens_exponential(both, branch):
 @pytest.mark.parametrize("branch", ["text", "vision"])
 def test_rows_with_prompts_of_their_own_are_as_alone(both, branch):
     encoder, _ = both
-    backbone = encoder.backbone
-    width = getattr(backbone, f"{branch}_width")
-    every = [tokens(6, width, seed).unflatten(0, (2, 3)) for seed in range(len(backbone.text_layers))]
+    every = [t.unflatten(0, (2, 3)) for t in tokens_of_layers(6, encoder, branch)]
     gates = torch.tensor([[0.0, -0.3, -torch.inf], [-0.1, 0.0, 0.0]], dtype=torch.float64)
     together = encode(encoder, branch, Prompt(keys_values=[KeyValue(t, log_gates=gates) for t in every]))
     for row in range(2):
@@ -303,6 +297,12 @@ def test_rows_with_prompts_of_their_own_are_as_alone(both, branch):
         torch.testing.assert_close(
             mine, features[: len(mine)] if branch == "text" else features[row : row + 1], **TOLERANCE
         )
+
+
+def tokens_of_layers(count, encoder, branch):
+    """Tokens (count, D) for each layer."""
+    width = getattr(encoder.backbone, f"{branch}_width")
+    return [tokens(count, width, seed) for seed in range(len(encoder.backbone.text_layers))]
 
 
 def encode(encoder, branch, prompt):

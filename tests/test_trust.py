@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from support import vlprompt, write_clip, write_photos
+from support import vlprompt, write_clip
 from vlprompt.benchmark.results import method_title
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.errors import UserError
@@ -40,11 +40,6 @@ class Mine(Loss):
     name, title, paper, year, learns = "mine", "Mine", "0000.00000", 2026, "nothing"
     added = Loss
 """
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

@@ -61,17 +61,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the place cannot be written, or is full.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+    with _part(path) as beside:
         try:
             yield beside
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
 
 
 @contextmanager
@@ -81,10 +76,7 @@ def whole_files(first: Path, *others: Path) -> Iterator[Path]:
     Raises:
         UserError: the place cannot be written, or is full.
     """
-    room = first.with_name(f".{first.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
-    try:
-        first.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(first)
+    with _part(first) as room:
         room.mkdir()
         try:
             yield room
@@ -93,8 +85,6 @@ def whole_files(first: Path, *others: Path) -> Iterator[Path]:
                     os.replace(room / path.name, path)
         finally:
             shutil.rmtree(room, ignore_errors=True)
-    except OSError as error:
-        raise _unwritable(first, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -228,6 +218,21 @@ def _try_writing(path: Path) -> None:
     probe.touch()
     probe.unlink()
     path.exists()  # whether its name is one that this disk takes
+
+
+@contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """A new name beside ``path``, whose folder is made; parts that killed processes left are taken away.
+
+    Raises:
+        UserError: the place cannot be written, or is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        yield path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _sweep(path: Path) -> None:
