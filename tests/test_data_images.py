@@ -7,12 +7,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
 from vlprompt.data import open_image
 from vlprompt.data.images import load_images, readable
-from vlprompt.data.transforms import EvalTransform, TrainTransform, image_stats
+from vlprompt.data.transforms import EvalTransform, TrainTransform, image_stats, random_box, resized
 from vlprompt.errors import UserError
 
 
@@ -209,3 +209,45 @@ def test_gentle_augmentation_keeps_the_whole_picture():
     assert not torch.equal(out[0], out[1])
     assert (out[:, 0, 12:20, 12:20] > 0.9).all()
     torch.testing.assert_close(out.mean((1, 2, 3)), torch.full((20,), 0.25), atol=0.06, rtol=0)
+
+
+# The crop of the releases.
+
+
+def test_boxes_follow_the_law_of_the_releases():
+    torch.manual_seed(0)
+    boxes = np.array([random_box(400, 300) for _ in range(4000)])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert boxes.min() >= 0 and boxes[:, 2].max() <= 400 and boxes[:, 3].max() <= 300
+    assert ((width / height > 0.72) & (width / height < 1.38)).all()
+    share = np.sort(width * height / 120000)
+    assert share[0] > 0.075 and share[-1] <= 1
+    fits = share[share < 0.6]  # all of these fit at once whatever their ratio, so nothing is drawn again
+    gaps = np.abs(np.linspace(0.08, 0.6, len(fits)) - fits)
+    assert gaps.max() < 0.03  # uniform
+    left = boxes[:, 0] / np.maximum(400 - width, 1)
+    assert abs(left[width < 300].mean() - 0.5) < 0.03
+
+
+@pytest.mark.parametrize(("size", "box"), [((1000, 10), (493, 0, 506, 10)), ((10, 1000), (0, 493, 10, 506))])
+def test_a_strip_gives_its_centre(size, box):
+    torch.manual_seed(0)
+    assert {random_box(*size) for _ in range(5)} == {box}
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_crop_is_resized_as_pillow_does(mirrored):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    crop = Image.fromarray(noise[20:80, 10:100]).resize((32, 32), Image.Resampling.BICUBIC)
+    expected = np.array(ImageOps.mirror(crop) if mirrored else crop)
+    ours = resized(torch.from_numpy(noise).permute(2, 0, 1), (10, 20, 100, 80), mirrored, 32)
+    assert np.array_equal(ours, expected)
+
+
+def test_a_seed_draws_the_same_views_whatever_the_threads():
+    images = [torch.randint(256, (3, 40 + i, 50), dtype=torch.uint8) for i in range(20)]
+    transform, drawn = TrainTransform(16, (0.5,) * 3, (0.5,) * 3), []
+    for _ in range(2):
+        torch.manual_seed(3)
+        drawn.append(transform(images))
+    assert torch.equal(*drawn) and not torch.equal(drawn[0], transform(images))

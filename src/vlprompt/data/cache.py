@@ -98,15 +98,14 @@ class DecodedCache:
             self._written += pixels.nbytes
             self._untrimmed += pixels.nbytes
             due = self._untrimmed > self.limit // 10
-            if due:
-                self._untrimmed = 0
         if due:
             self.trim()
 
     def trim(self) -> None:
         """Remove the entries that were not used for longest, until the others fit the limit."""
-        if not self._written:
+        if not self._untrimmed:
             return
+        self._untrimmed = 0
         entries = []
         for path in self.folder.glob("*/*"):
             try:

@@ -123,6 +123,11 @@ def load_images(sources: Sequence[ImageSource], side: int, progress: bool = Fals
 
     Decoding runs in parallel, and the pixels of files are kept on disk (see ``cache.py``).
     """
+    return image_loader(side)(sources, progress)
+
+
+def image_loader(side: int) -> Callable[..., list[Tensor]]:
+    """:func:`load_images` for some images after others, with one cache for all."""
     folder = cache_folder()
     cache = DecodedCache(folder) if folder else None
 
@@ -137,10 +142,13 @@ def load_images(sources: Sequence[ImageSource], side: int, progress: bool = Fals
                 cache.put(entry, pixels)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    loaded = in_parallel(load, sources, "decode", progress)
-    if cache is not None:
-        cache.trim()
-    return loaded
+    def load_all(sources: Sequence[ImageSource], progress: bool = False) -> list[Tensor]:
+        loaded = in_parallel(load, sources, "decode", progress)
+        if cache is not None:
+            cache.trim()
+        return loaded
+
+    return load_all
 
 
 def _reduced(source: ImageSource, side: int) -> np.ndarray:

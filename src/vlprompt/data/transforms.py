@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vlprompt.data.images import in_parallel, open_image
@@ -44,19 +47,45 @@ class EvalTransform:
 
 
 Augmentation = Literal["crop+flip", "crop", "gentle"]
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+"""Share of the area and aspect ratio of a random crop."""
+Box = tuple[int, int, int, int]
+"""Left, upper, right, lower, in pixels."""
 
 
-def _steps(size: int, augment: Augmentation) -> list[Any]:
-    """Steps of kornia, which only training imports."""
+def random_box(width: int, height: int) -> Box:
+    """A crop as torchvision's ``RandomResizedCrop`` draws it, from torch's generator.
+
+    The area is uniform in ``SCALE``, the log of the aspect ratio in that of ``RATIO``; ten tries, then the
+    largest centred crop within the ratios.
+    """
+    low, high = map(math.log, RATIO)
+    for _ in range(10):
+        area = width * height * torch.empty(1).uniform_(*SCALE).item()
+        ratio = math.exp(torch.empty(1).uniform_(low, high).item())
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(torch.randint(height - h + 1, (1,)))
+            left = int(torch.randint(width - w + 1, (1,)))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def resized(image: Tensor, box: Box, mirrored: bool, size: int) -> np.ndarray:
+    """A crop of a uint8 image (3, H, W), resized by Pillow with antialiasing, (size, size, 3)."""
+    left, top, right, bottom = box
+    crop = Image.fromarray(image[:, top:bottom, left:right].permute(1, 2, 0).contiguous().numpy())
+    pixels = np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))
+    return pixels[:, ::-1] if mirrored else pixels
+
+
+def _affine() -> Any:
+    """A small movement, by kornia, which only this imports."""
     import kornia.augmentation as K
 
-    if augment == "gentle":
-        affine = K.RandomAffine(8.0, (0.08, 0.08), (0.9, 1.1), 6.0, p=1.0, padding_mode="border")
-        return [K.Resize((size, size), resample="BICUBIC"), affine]
-    crop = K.RandomResizedCrop(
-        (size, size), (0.08, 1.0), (3 / 4, 4 / 3), resample="BICUBIC", cropping_mode="slice"
-    )
-    return [crop, K.RandomHorizontalFlip(0.5)] if augment == "crop+flip" else [crop]
+    return K.RandomAffine(8.0, (0.08, 0.08), (0.9, 1.1), 6.0, p=1.0, padding_mode="border")
 
 
 class TrainTransform:
@@ -76,20 +105,19 @@ class TrainTransform:
         std: Sequence[float],
         augment: Augmentation = "crop+flip",
     ):
-        from kornia.augmentation import AugmentationSequential
-
-        self.augment = AugmentationSequential(*_steps(size, augment), same_on_batch=False)
-        self.size = size
+        self.size, self.augment = size, augment
+        self.affine = _affine() if augment == "gentle" else None
         self.mean, self.std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
-        """uint8 images (3, H, W) of any sizes -> (B, 3, size, size); images of one size go together."""
-        device = images[0].device
-        out = torch.empty(len(images), 3, self.size, self.size, device=device)
-        groups: dict[torch.Size, list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(image.shape, []).append(index)
-        for members in groups.values():
-            batch = torch.stack([images[i] for i in members]).float() / 255
-            out[members] = self.augment(batch).clamp(0, 1)
-        return (out - self.mean.to(device)) / self.std.to(device)
+        """uint8 images (3, H, W) of any sizes -> (B, 3, size, size); drawn in order, made in parallel."""
+        drawn = []
+        for image in images:
+            height, width = image.shape[1:]
+            box = (0, 0, width, height) if self.augment == "gentle" else random_box(width, height)
+            drawn.append((image, box, self.augment == "crop+flip" and bool(torch.rand(1) < 0.5)))
+        made = in_parallel(lambda one: resized(*one, self.size), drawn)
+        pixels = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 255  # (B, 3, s, s)
+        if self.affine is not None:
+            pixels = self.affine(pixels).clamp(0, 1)
+        return (pixels - self.mean) / self.std

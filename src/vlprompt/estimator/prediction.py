@@ -10,7 +10,7 @@ from torch import Tensor
 from vlprompt.dataset import ImageSource
 from vlprompt.methods.base import Method
 from vlprompt.progress import track
-from vlprompt.training.inputs import BATCH, plain_pixels
+from vlprompt.training.inputs import BATCH, ahead, plain_pixels
 
 
 @torch.no_grad()
@@ -20,5 +20,6 @@ def predict_logits(method: Method, images: Sequence[ImageSource], show: bool = F
         return torch.empty(0, len(method.classnames), dtype=torch.double)
     predictor, draw = method.predictor(), plain_pixels(method.encoder, images)
     batches = torch.arange(len(images)).split(BATCH)
-    done = [predictor(draw(b)).cpu() for b in track(batches, "predict", len(batches), show)]
+    drawn = track(ahead(draw, batches), "predict", len(batches), show)
+    done = [predictor(pixels).cpu() for pixels in drawn]
     return torch.cat(done).double()

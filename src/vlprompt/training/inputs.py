@@ -5,15 +5,18 @@ Shapes: N images of a split, b of a batch, V cached views, s image side, E joint
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from vlprompt.data.images import load_images
-from vlprompt.data.transforms import Augmentation, EvalTransform, TrainTransform, image_stats
+from vlprompt.data.images import image_loader
+from vlprompt.data.transforms import SCALE, Augmentation, EvalTransform, TrainTransform, image_stats
 from vlprompt.dataset import ImageSource, Item
 from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
@@ -55,10 +58,10 @@ def make_image_set(
         device = encoder.backbone.device
         below = hidden_states(encoder, draw, len(items), show)
         return ImageSet(draw, labels, lambda positions: features()[positions.to(device)], below)
-    draw = augmented_pixels(encoder, sources, augment, show)
+    draw = augmented_pixels(encoder, sources, augment)
     if frozen and views:
-        kept = [_features(encoder, draw, len(items), f"view {v + 1}", show) for v in range(views)]
-        draw = _lookup(torch.stack(kept))
+        kept = _features(encoder, draw, len(items), "views", show, views)  # (V * N, E)
+        draw = _lookup(kept.unflatten(0, (views, -1)))
     return ImageSet(draw, labels)
 
 
@@ -108,19 +111,41 @@ def hidden_states(
     return below
 
 
-def augmented_pixels(
-    encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation, show: bool
-) -> Draw:
-    """Augmented images, drawn at every call."""
+def augmented_pixels(encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation) -> Draw:
+    """Augmented images, drawn at every call; decoded when needed, and kept up to ``KEPT_BYTES``.
+
+    Images are reduced only so far that the smallest crop is not enlarged.
+    """
     stats = image_stats(encoder.backbone.processor)
     transform = TrainTransform(stats.size, stats.mean, stats.std, augment)
     device, dtype = encoder.backbone.device, encoder.backbone.dtype
-    images = load_images(sources, side=2 * stats.size, progress=show)
+    side = math.ceil(stats.size / math.sqrt(SCALE[0]))
+    load, kept, room = image_loader(side), dict[int, Tensor](), KEPT_BYTES
 
     def draw(positions: Tensor) -> Tensor:
-        return transform([images[i].to(device) for i in positions.tolist()]).to(dtype)
+        nonlocal room
+        wanted = positions.tolist()
+        missing = [i for i in dict.fromkeys(wanted) if i not in kept]
+        loaded = dict(zip(missing, load([sources[i] for i in missing]), strict=True))
+        pixels = transform([kept[i] if i in kept else loaded[i] for i in wanted]).to(device, dtype)
+        for i, image in loaded.items():
+            if image.nbytes <= room:
+                kept[i], room = image, room - image.nbytes
+        return pixels
 
     return draw
+
+
+def ahead(draw: Draw, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The images of batches in order, the next one made while the one before is used."""
+    with ThreadPoolExecutor(1) as worker:
+        coming = deque[Future[Tensor]]()
+        for batch in batches:
+            coming.append(worker.submit(draw, batch))
+            if len(coming) > 1:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def image_features(encoder: Encoder, sources: Sequence[ImageSource], show: bool = False) -> Tensor:
@@ -129,9 +154,11 @@ def image_features(encoder: Encoder, sources: Sequence[ImageSource], show: bool 
 
 
 @torch.no_grad()
-def _features(encoder: Encoder, draw: Draw, count: int, what: str, show: bool) -> Tensor:
-    batches = _batches(count)
-    done = [encoder.encode_image(draw(b)) for b in track(batches, what, len(batches), show)]
+def _features(encoder: Encoder, draw: Draw, count: int, what: str, show: bool, views: int = 1) -> Tensor:
+    """Features (views * N, E) of images that are drawn ``views`` times."""
+    batches = [*_batches(count)] * views
+    images = track(ahead(draw, batches), what, len(batches), show)
+    done = [encoder.encode_image(pixels) for pixels in images]
     return torch.cat(done) if done else torch.empty(0, encoder.backbone.joint_width)
 
 
