@@ -245,7 +245,7 @@ def test_prompts_of_another_shape_or_name(kept):
 def test_prompts_of_other_classes_are_refused(photos, tmp_path):
     settings = COOP | {"class_specific": True}
     PromptClassifier("coop", settings=settings).fit(*photos).save(tmp_path / "kept")
-    edit(tmp_path / "kept", classnames=["two", "classes"])
+    edit(tmp_path / "kept", classnames=["two", "classes"], labels=["two", "classes"])
     with pytest.raises(UserError, match="do not fit"):
         PromptClassifier.load(tmp_path / "kept")
 

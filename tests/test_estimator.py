@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils import estimator_checks
 
 from vlprompt import PromptClassifier, UserError
+from vlprompt.files import LISTED
 
 CONVENTIONS = [
     estimator_checks.check_no_attributes_set_in_init,
@@ -214,7 +215,7 @@ def test_pretrained_folder_is_the_same_classifier(fitted, saved):
 def test_save_pretrained_writes_what_save_writes(saved, tmp_path):
     PromptClassifier.from_pretrained(saved).save_pretrained(tmp_path / "again")
     files = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
-    assert files == {path.name: path.read_bytes() for path in saved.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in saved.iterdir() if path.name != LISTED}
     assert {Path(name).suffix for name in files} == {".safetensors", ".json", ".md"}
 
 
@@ -234,7 +235,7 @@ def test_push_to_hub_uploads_the_artifact(saved, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Api)
     assert PromptClassifier.from_pretrained(saved).push_to_hub("me/prompts") == "https://hub/me/prompts"
-    assert uploaded == {path.name: path.read_bytes() for path in saved.iterdir()}
+    assert uploaded == {path.name: path.read_bytes() for path in saved.iterdir() if path.name != LISTED}
     assert b"51.25%" in uploaded["README.md"]
 
 

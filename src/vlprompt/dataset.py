@@ -34,6 +34,7 @@ class Dataset:
 
     ``classnames`` may hold the same name twice: such classes stay separate.
     A data set whose ``val`` and ``test`` are both empty is a pool: ``few_shot`` splits it.
+    ``skipped`` is the number of images that could not be read.
     ``templates`` are hand-crafted prompts with one ``{}`` for the class name.
     """
 
@@ -43,3 +44,4 @@ class Dataset:
     val: Sequence[Item] = ()
     test: Sequence[Item] = ()
     templates: tuple[str, ...] = ("a photo of a {}.",)
+    skipped: int = 0

@@ -18,7 +18,6 @@ from vlprompt.benchmark.protocols import (
     PROTOCOLS,
     Cell,
     Protocol,
-    Record,
     preset_of,
 )
 from vlprompt.benchmark.suites import SUITES, Changes
@@ -60,7 +59,7 @@ class Plan:
     left_out: list[str] = field(default_factory=list)
 
 
-def make_plan(choice: Choice, records: Sequence[Record], workers: int) -> Plan:
+def make_plan(choice: Choice, records: Sequence[Mapping[str, Any]], workers: int) -> Plan:
     """The runs of a choice, those that are missing from records, and how long these will take.
 
     Raises:
@@ -174,7 +173,7 @@ def _refusal(cell: Cell, encoder: Encoder) -> str:
     return ""
 
 
-def _estimate(missing: Sequence[Cell], records: Sequence[Record]) -> float:
+def _estimate(missing: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> float:
     """Seconds of runs one after the other, from recorded runs of the same kind where there are some."""
     known: dict[tuple[str, ...], list[float]] = {}
     for record in records:

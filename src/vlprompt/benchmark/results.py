@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 from vlprompt.benchmark.suites import SUITES
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
 from vlprompt.methods.lengths import Lengths
+from vlprompt.typed import checked, hints
 
 Series = dict[int, float]
 """One number a seed."""
@@ -26,6 +27,49 @@ HEADINGS = {
 SETTING = ("suite", "protocol", "model", "revision")
 """What runs must share to stand in one section of a report."""
 MEASURED = ("metrics", "seconds", "parameters", "command", "version", "finished")
+
+
+class _Run(TypedDict):
+    """What decides a run's numbers, as far as reports read it."""
+
+    suite: str
+    protocol: str
+    model: str
+    revision: str | None
+    dataset: str
+    method: str
+    settings: dict[str, Any]
+    preset: str
+    augment: str
+    shots: int
+    seed: int
+
+
+class _Record(TypedDict):
+    """A record, as far as plans and reports read it."""
+
+    key: str
+    metrics: dict[str, dict[str, float]]
+    lengths: Lengths | None
+    seconds: float
+    parameters: int
+    command: str
+    version: str
+    finished: str
+
+
+def check_records(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Records of a store, each with all that plans and reports need.
+
+    Raises:
+        UserError: one that lacks something or has it of another type.
+    """
+    records = list(records)
+    for number, record in enumerate(records, 1):
+        for part, kind in ((record, _Record), (record.get("run"), _Run)):
+            given = {k: part[k] for k in hints(kind) if k in part} if isinstance(part, dict) else part
+            checked(given, kind, f"record {number} of the results")
+    return records
 
 
 @dataclass(frozen=True)
@@ -74,7 +118,7 @@ def read_results(records: Iterable[Mapping[str, Any]]) -> list[Result]:
     Raises:
         UserError: a record of an unknown protocol.
     """
-    records = list(records)
+    records = check_records(records)
     named: dict[tuple[Any, ...], set[str]] = {}
     for record in records:
         if record["run"]["protocol"] not in HEADINGS:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlprompt.errors import UserError
+from vlprompt.reading import check_regular, parse_json
 
 RESULTS = "results.jsonl"
 BEGINNING = b'{"key"'
@@ -42,6 +43,7 @@ class Store:
         """
         try:
             if self.path.exists():
+                check_regular(self.path)
                 with self.path.open("rb") as file:
                     self._catch_up(file)
         except OSError as error:
@@ -147,7 +149,7 @@ def finished_runs(results: Path) -> list[dict[str, Any]]:
 def _record_in(line: bytes) -> dict[str, Any] | None:
     """The record that a line is, or None where it is not a whole one."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     return record if isinstance(record, dict) and "key" in record else None

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from vlprompt.errors import UserError
+from vlprompt.reading import LARGEST_YAML, parse_yaml, read_text
 
 POSITIONAL = ("data",)
 FLAG = "--config"
@@ -33,24 +34,26 @@ def expand_config(argv: Sequence[str]) -> list[str]:
         UserError: no file, or no YAML mapping of flags.
     """
     words = list(argv)
-    if FLAG not in words:
+    given = [at for at, word in enumerate(words) if word == FLAG or word.startswith(f"{FLAG}=")]
+    if not given:
         return words
-    at = words.index(FLAG)
-    if at + 1 == len(words):
-        raise UserError("--config needs a file: give a YAML file such as fit.yaml of an earlier run")
-    file, rest = Path(words[at + 1]), words[:at] + words[at + 2 :]
+    at, equals = given[0], words[given[0]].partition("=")
+    if len(given) > 1 or (not equals[1] and at + 1 == len(words)):
+        raise UserError("--config needs one file: give a YAML file such as fit.yaml of an earlier run")
+    file = Path(equals[2] if equals[1] else words[at + 1])
+    rest = words[:at] + words[at + 1 + (not equals[1]) :]
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = parse_yaml(read_text(file, LARGEST_YAML))
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"config '{file}' cannot be read ({reason}): give a YAML file of flags") from error
     if not isinstance(content, dict):
         raise UserError(f"config '{file}' is no mapping of flags: write lines such as 'epochs: 20'")
     _refuse_code(file, content)
     first = [str(content.pop(name)) for name in POSITIONAL if name in content]
-    given = [word for word in rest[:1] if not word.startswith("-")]
+    positional = [word for word in rest[:1] if not word.startswith("-")]
     flags = [word for name, value in content.items() for word in _flag(str(name), value, rest)]
-    return (given or first) + flags + rest[len(given) :]
+    return (positional or first) + flags + rest[len(positional) :]
 
 
 def _refuse_code(file: Path, content: Mapping[str, Any]) -> None:

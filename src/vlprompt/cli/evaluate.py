@@ -39,3 +39,5 @@ def evaluate(
     tuned = PromptClassifier.load(classifier, model, device, method)
     tuned.verbose = True
     show({"test": job.evaluate(tuned, dataset)}, json)
+    if dataset.skipped:
+        raise SystemExit(1)

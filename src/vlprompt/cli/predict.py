@@ -39,10 +39,14 @@ def predict(
         raise UserError("no images: name files, folders or patterns after the classifier's folder")
     with no_collector():  # not by PromptClassifier, whose scikit-learn takes a second to import
         from vlprompt.data import find_images
+        from vlprompt.data.images import readable
         from vlprompt.estimator.loading import load
         from vlprompt.estimator.prediction import predict_logits
 
-        paths = find_images(images)
+        found = find_images(images)
+        paths = readable(found)
+        if not paths:
+            raise UserError(f"none of the {len(found)} images can be read: see the warnings above")
         trained = load(classifier, model, device, method).method
     if classes:
         trained.set_classes(classes)
@@ -53,3 +57,5 @@ def predict(
         for k in (-p).argsort(kind="stable")[: max(top, 1)]
     ]
     show_rows(rows, format)
+    if len(paths) < len(found):
+        raise SystemExit(1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import glob
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlprompt.data.images import is_image, readable
+from vlprompt.data.images import images_below, readable
 from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
+from vlprompt.reading import check_regular
 
 log = logging.getLogger("vlprompt")
 SPLITS = ("train", "val", "test")
@@ -38,13 +38,14 @@ def read_folder(folder: str | Path, show: bool = True) -> Dataset:
 def _read_splits(folder: Path, show: bool) -> Dataset:
     inner = _split_folders(folder)
     if "train" not in inner:
-        items, classes = _read_classes(folder, None, show)
-        return Dataset(folder.name, _names(classes), items)
-    train, classes = _read_classes(inner["train"], None, show)
-    val, test = (
-        _read_classes(inner[split], classes, show)[0] if split in inner else [] for split in ("val", "test")
-    )
-    return Dataset(folder.name, _names(classes), train, val, test)
+        items, classes, skipped = _read_classes(folder, None, show)
+        return Dataset(folder.name, _names(classes), items, skipped=skipped)
+    train, classes, skipped = _read_classes(inner["train"], None, show)
+    others: dict[str, list[Item]] = {"val": [], "test": []}
+    for split in others.keys() & inner.keys():
+        others[split], _, more = _read_classes(inner[split], classes, show)
+        skipped += more
+    return Dataset(folder.name, _names(classes), train, others["val"], others["test"], skipped=skipped)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -57,8 +58,10 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _read_classes(folder: Path, expected: Sequence[str] | None, show: bool) -> tuple[list[Item], list[str]]:
-    """Items and folder names of the classes in one folder."""
+def _read_classes(
+    folder: Path, expected: Sequence[str] | None, show: bool
+) -> tuple[list[Item], list[str], int]:
+    """Items and folder names of the classes in one folder, and how many images cannot be read."""
     classes = [p.name for p in _subfolders(folder)]
     if not classes:
         raise UserError(
@@ -73,19 +76,18 @@ def _read_classes(folder: Path, expected: Sequence[str] | None, show: bool) -> t
             f"class '{extra[0]}' of '{folder}' is not in the training folder: rename or remove it"
         )
     names = list(expected or classes)
-    paths = {name: sorted(p for p in (folder / name).rglob("*") if is_image(p)) for name in classes}
+    paths = {name: images_below(folder / name) for name in classes}
     good = set(readable([p for members in paths.values() for p in members], show))
     items = []
     for name in classes:
         members = [p for p in paths[name] if p in good]
         if not members:
-            os.listdir(folder / name)  # one that may not be read looks empty until here
             problem = "none can be read" if paths[name] else "there are none"
             raise UserError(
                 f"class folder '{folder / name}' has no usable image ({problem}): add some or remove it"
             )
         items += [Item(path, names.index(name)) for path in members]
-    return items, names
+    return items, names, sum(map(len, paths.values())) - len(items)
 
 
 def _names(classes: Sequence[str]) -> tuple[str, ...]:
@@ -122,12 +124,15 @@ def read_csv(file: str | Path, show: bool = True) -> Dataset:
             raise UserError(
                 f"class '{name}' of '{file}' has no readable training image: add some or remove it"
             )
-    return Dataset(file.stem, _names(classes), splits["train"], splits["val"], splits["test"])
+    skipped = len({row["path"] for row in rows}) - len(good)
+    train, val, test = (splits[name] for name in SPLITS)
+    return Dataset(file.stem, _names(classes), train, val, test, skipped=skipped)
 
 
 def _read_rows(file: Path) -> list[dict[str, str]]:
     """The checked rows of a CSV file."""
     try:
+        check_regular(file)
         with file.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened)
             rows = [(reader.line_num, row) for row in reader]
@@ -158,7 +163,7 @@ def find_images(patterns: Sequence[str | Path]) -> list[Path]:
     for pattern in map(str, patterns):
         path = Path(pattern)
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if is_image(p))
+            matches = images_below(path)
         elif path.exists():
             matches = [path]
         else:

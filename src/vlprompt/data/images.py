@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -18,11 +18,16 @@ from vlprompt.data.cache import DecodedCache, cache_folder
 from vlprompt.dataset import ImageSource, Rendered
 from vlprompt.errors import UserError
 from vlprompt.progress import track
+from vlprompt.reading import check_regular
 
 log = logging.getLogger("vlprompt")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for damaged, unsupported and enormous images."""
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+"""No others: some decoders of Pillow start programs."""
+MOST_PIXELS = 178_000_000
+LONGEST = 100
+"""How many times as long as wide an image may be: the backbone's resize makes its short side as long as it
+needs, and the other in proportion."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -40,14 +45,15 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(source, str | Path):
         return read_image(Path(source), f"image '{source}'")
     if isinstance(source, np.ndarray):
-        return to_rgb(_from_array(source))
+        source = _from_array(source)
     if isinstance(source, Rendered):
         source = source.open()
     if not isinstance(source, Image.Image):
         raise UserError(f"{type(source).__name__} is not an image: give a path, a PIL image or an array")
     try:
+        check_size(source)
         return to_rgb(source)
-    except UNREADABLE as error:
+    except Exception as error:  # decoders raise whatever a damaged image leads them to
         raise UserError(
             f"a PIL image of mode {source.mode} cannot be read ({error}): convert it to RGB"
         ) from error
@@ -60,20 +66,42 @@ def read_image(file: Path | BinaryIO, what: str) -> Image.Image:
         UserError: it does not exist or cannot be read.
     """
     try:
-        with Image.open(file) as opened:
-            return to_rgb(opened)
+        if isinstance(file, Path):
+            check_regular(file)
+        return decode(file)
     except FileNotFoundError as error:
         raise UserError(f"{what} does not exist: check the path") from error
-    except UNREADABLE as error:
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise UserError(f"{what} cannot be read ({_reason(file, error)}): replace or remove it") from error
+
+
+def decode(file: Path | BinaryIO, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """An image file as RGB, upright; its size is checked by its header, before it is decoded.
+
+    Raises:
+        Image.DecompressionBombError: it has too many pixels, or would have after the backbone's resize.
+        Exception: whatever Pillow raises for what is no image, or a damaged one.
+    """
+    with Image.open(file, formats=FORMATS) as opened:
+        check_size(opened, most_pixels)
+        return to_rgb(opened)
+
+
+def check_size(image: Image.Image, most_pixels: int = MOST_PIXELS) -> None:
+    """Refuse an image that takes too much memory, itself or when its short side is scaled up."""
+    short, long = sorted(image.size)
+    if short * long > most_pixels:
+        raise Image.DecompressionBombError(f"it has more than {most_pixels / 1e6:g} megapixels")
+    if long > LONGEST * max(short, 1):
+        raise Image.DecompressionBombError(f"it is more than {LONGEST} times as long as wide")
 
 
 def _reason(file: Path | BinaryIO, error: Exception) -> str:
     if isinstance(file, Path) and file.is_file() and not file.stat().st_size:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no image"
-    return getattr(error, "strerror", None) or str(error)
+        return f"it is no image of {', '.join(FORMATS)}"
+    return getattr(error, "strerror", None) or str(error) or repr(error)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -89,14 +117,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Greyscale of 16 bits, of 32 bits (holding 8 or 16) or of floats (up to 1 or 255) in 8 bits."""
-    pixels = np.asarray(image, dtype=np.float64)
+    """Greyscale of 16 bits, of 32 bits (holding 8 or 16) or of floats (up to 1 or 255) in 8 bits.
+
+    A few rows at a time: the numbers in between take eight times the memory of the image.
+    """
+    pixels = np.asarray(image)
     highest = pixels.max(initial=0)
     if image.mode == "F":
         top = 1.0 if highest <= 1 else 255.0
     else:
         top = 255.0 if image.mode == "I" and highest <= 255 else 65535.0
-    return Image.fromarray((pixels / top * 255).round().clip(0, 255).astype(np.uint8))
+    scaled = np.empty(pixels.shape, np.uint8)
+    for rows in range(0, len(pixels), 64):
+        some = pixels[rows : rows + 64].astype(np.float64)
+        scaled[rows : rows + 64] = (some / top * 255).round().clip(0, 255)
+    return Image.fromarray(scaled)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -179,8 +214,22 @@ def readable(paths: Sequence[Path], progress: bool = False) -> list[Path]:
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T], what: str = "", show: bool = False) -> list[R]:
     """``work`` of every item, in order, on all cores (decoding does not hold Python's lock)."""
-    with ThreadPoolExecutor(cpu_count()) as workers:
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
         return list(track(workers.map(work, items), what, len(items), show))
+
+
+def images_below(folder: Path) -> list[Path]:
+    """All images in a folder and the folders in it, sorted.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"'{error.filename}' cannot be read: change its permissions") from error
+
+    found = [Path(where, name) for where, _, names in os.walk(folder, onerror=refuse) for name in names]
+    return sorted(filter(is_image, found))
 
 
 def is_image(path: Path) -> bool:

@@ -15,14 +15,18 @@ import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vlprompt.data.images import is_image
 from vlprompt.errors import UserError
 from vlprompt.files import write_text
+from vlprompt.reading import parse_json, read_text
+from vlprompt.typed import checked
 
 log = logging.getLogger("vlprompt")
 SEED = 1
+LARGEST_SPLIT = 500_000_000
+"""Bytes; that of ImageNet has 150 MB."""
 TRAIN_SHARE, VAL_SHARE = 0.5, 0.2
 """Shares of a class's images where a data set has no split of its own; the rest is for testing."""
 HELD_OUT = 0.2
@@ -75,16 +79,18 @@ def read_or_make(file: Path, make: Maker, save: bool = True) -> Split:
 
 def _read(file: Path) -> Split:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_text(file, LARGEST_SPLIT), dict[str, Any], file.name)
         return Split(*([_row(*row) for row in content[name]] for name in Split._fields))
-    except (ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, UserError) as error:
         raise UserError(
             f"split file '{file}' is damaged ({error!r}): get it again, or remove it to have another made"
         ) from error
 
 
 def _row(path: str, label: int, classname: str) -> Row:
-    return Row(str(path), int(label), str(classname))
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"the path '{path}' leaves the folder")
+    return Row(path, checked(label, int, "label"), checked(classname, str, "class name"))
 
 
 def _save(split: Split, file: Path) -> None:

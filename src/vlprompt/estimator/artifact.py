@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -17,11 +17,48 @@ from torch import Tensor
 
 from vlprompt import files
 from vlprompt.errors import UserError
+from vlprompt.reading import parse_json, read_text
+from vlprompt.typed import Positive, checked
 
 FORMAT = 1
 PROMPTS, CONFIG, HISTORY, CARD = "prompts.safetensors", "config.json", "history.json", "README.md"
 CHECKPOINTS = "checkpoints"
-NEEDED = {"method", "settings", "preset", "backbone", "classnames", "templates", "options", "measured"}
+MOST_CLASSES = 100_000
+
+
+class BackboneConfig(TypedDict):
+    """Which backbone the prompts belong to."""
+
+    name: str
+    revision: str | None
+    digest: NotRequired[str | None]
+
+
+class Options(TypedDict):
+    """How a classifier was trained."""
+
+    seed: int
+    device: str
+    precision: Literal["no", "bf16", "fp16"]
+    clip_grad: Positive | None
+    augment: Literal["auto", "crop+flip", "crop", "gentle", "none"]
+    views: int
+
+
+class Config(TypedDict):
+    """What config.json holds; the settings' types are those of the method."""
+
+    format: int
+    library: str
+    method: str
+    settings: dict[str, Any]
+    preset: str
+    backbone: BackboneConfig
+    classnames: list[str]
+    labels: NotRequired[list[str | bool | int | float]]
+    templates: list[str]
+    options: Options
+    measured: dict[str, dict[str, float]]
 
 
 def first_process() -> bool:
@@ -66,7 +103,7 @@ def write(
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any]]:
+def read(folder: Path) -> tuple[dict[str, Tensor], Config, list[dict[str, Any]]]:
     """Tensors, configuration and history of a classifier.
 
     Raises:
@@ -78,18 +115,43 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Any]]:
         if not (folder / name).is_file():
             raise UserError(f"classifier '{folder}' has no {name}: copy the whole folder, or fit again")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        history = json.loads((folder / HISTORY).read_text()) if (folder / HISTORY).is_file() else []
+        content = parse_json(read_text(folder / CONFIG), dict[str, Any], CONFIG)
+        version = checked(content.get("format"), int, "format")
+        if version > FORMAT:
+            raise UserError(
+                f"classifier '{folder}' is of format {version}, this vlprompt reads {FORMAT}: update it"
+            )
+        config = checked(content, Config, CONFIG)
+        history = _history(folder / HISTORY)
+        _check_names(config)
         tensors = load_file(folder / PROMPTS)
-        version = int(config["format"])
-        if missing := NEEDED - config.keys() if version <= FORMAT else ():
-            raise ValueError(f"{CONFIG} lacks {min(missing)}")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"classifier '{folder}' is damaged ({error!r}): copy the whole folder again, or fit again"
-        ) from error
-    if version > FORMAT:
-        raise UserError(
-            f"classifier '{folder}' is of format {version}, this vlprompt reads {FORMAT}: update it"
-        )
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(f"'{name}' holds values that are no numbers")
+    except UserError as error:
+        if "update it" in str(error):
+            raise
+        raise _damaged(folder, str(error)) from error
+    except PermissionError as error:
+        raise UserError(f"'{error.filename}' cannot be read: change its permissions") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(folder, str(error) or repr(error)) from error
     return tensors, config, history
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    remedy = "copy the whole folder again, or fit again"
+    return UserError(f"classifier '{folder}' is damaged ({reason}): {remedy}")
+
+
+def _history(file: Path) -> list[dict[str, Any]]:
+    return parse_json(read_text(file), list[dict[str, Any]], HISTORY) if file.exists() else []
+
+
+def _check_names(config: Config) -> None:
+    """A class has one name and one label each, and there are two or more."""
+    names = config["classnames"]
+    if not 2 <= len(names) <= MOST_CLASSES or len(config.get("labels", names)) != len(names):
+        raise ValueError(f"{len(names)} classes, {len(config.get('labels', names))} labels")
+    if not config["templates"] or any("{}" not in template for template in config["templates"]):
+        raise ValueError("templates without a place for the class name")

@@ -32,7 +32,13 @@ class HubMixin(ModelHubMixin):
         load_options = {"model": model, "device": device, "method": method}
         try:
             return super().from_pretrained(name, load_options=load_options, **where)
-        except (OSError, ValueError) as error:  # of which the hub's own errors are kinds
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+            TypeError,
+            AttributeError,
+        ) as error:  # of which the hub's own errors are kinds
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(
                 f"classifier '{name}' cannot be had ({reason}): give a folder made by 'vlprompt fit --out', "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -15,9 +16,12 @@ from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.estimator import artifact
+from vlprompt.estimator.artifact import BackboneConfig, Config
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
 from vlprompt.methods.registry import is_file
+
+T = TypeVar("T")
 
 
 class Loaded(NamedTuple):
@@ -33,8 +37,8 @@ class Loaded(NamedTuple):
     method: Method
     name: str
     model: str
-    config: dict[str, Any]
-    history: list[Any]
+    config: Config
+    history: list[dict[str, Any]]
 
 
 def load(folder: Path, model: str = "", device: str = "auto", method: str = "") -> Loaded:
@@ -80,13 +84,13 @@ def method_name(folder: Path, saved: str, given: str) -> str:
     )
 
 
-def pinned(made_with: dict[str, Any]) -> str:
+def pinned(made_with: BackboneConfig) -> str:
     """The name of the backbone that a classifier was made with; a hub id stands with its commit."""
     name, commit = made_with["name"], made_with["revision"] or ""
     return f"{name.partition('@')[0]}@{commit}" if COMMIT.fullmatch(commit) else name
 
 
-def same_backbone(folder: Path, made_with: dict[str, Any], model: str, device: str) -> Backbone:
+def same_backbone(folder: Path, made_with: BackboneConfig, model: str, device: str) -> Backbone:
     """The backbone that a classifier was made with.
 
     Args:
@@ -114,7 +118,7 @@ def same_backbone(folder: Path, made_with: dict[str, Any], model: str, device: s
 
 
 def trained_method(
-    folder: Path, kind: type[Method], config: dict[str, Any], encoder: Encoder, tensors: dict[str, Tensor]
+    folder: Path, kind: type[Method], config: Config, encoder: Encoder, tensors: dict[str, Tensor]
 ) -> Method:
     """The method of a classifier with what it learned, ready to predict.
 
@@ -129,8 +133,20 @@ def trained_method(
             f"classifier '{folder}' has the setting '{min(unknown)}', which method '{kind.name}' does not "
             "know: it was made by another version of vlprompt or of the method"
         )
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
-    settings = kind.Settings(**values)
-    method = kind(encoder, config["classnames"], settings, tuple(config["templates"])).eval()
-    method.load_parameters(tensors)
+    settings = _within(folder, lambda: kind.Settings(**config["settings"]))
+    needed = len(config["classnames"]) * getattr(settings, "n_ctx", 0)
+    there = sum(len(tensor) for tensor in tensors.values() if tensor.ndim)
+    if getattr(settings, "class_specific", False) and needed > there:  # before so many are made
+        raise UserError(f"classifier '{folder}' has no context for each of its classes: copy it again")
+    names, templates = config["classnames"], tuple(config["templates"])
+    method = _within(folder, lambda: kind(encoder, names, settings, templates).eval())
+    _within(folder, lambda: method.load_parameters(tensors))
     return method
+
+
+def _within(folder: Path, make: Callable[[], T]) -> T:
+    """What is made of a classifier's files; a refusal names the folder."""
+    try:
+        return make()
+    except UserError as error:
+        raise UserError(f"classifier '{folder}' is damaged: {error}") from error

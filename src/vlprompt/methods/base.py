@@ -9,10 +9,9 @@ Shapes: B images, K classes, E joint width, n context length, D width of a branc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from vlprompt.engine.prompt import Prompt
 from vlprompt.errors import UserError
 from vlprompt.methods.lengths import Lengths
 from vlprompt.methods.templates import fill
+from vlprompt.typed import BatchSize, Between, Epochs, Rate, check_fields
 
 Losses = dict[str, Tensor]
 """Named scalars of one batch; ``"loss"`` is the one to minimise, the others are logged."""
@@ -35,25 +35,19 @@ class Settings:
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD as published, or AdamW: far fewer steps where there is little time"""
-    lr: float = 0.002
+    lr: Rate = 0.002
     """learning rate after one epoch of warm-up at 1e-5; cosine decay, stepped once an epoch"""
-    epochs: int = 50
+    epochs: Epochs = 50
     """passes over the training images"""
-    batch_size: int = 32
+    batch_size: BatchSize = 32
     """images a step"""
-    momentum: float = 0.9
+    momentum: Annotated[float, Between(0, 1, "high")] = 0.9
     """momentum of SGD; AdamW's first beta"""
     weight_decay: float = 5e-4
     """weight decay"""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, int | float) and not 0 <= number < math.inf:
-                    raise UserError(f"{field.name} {number}: give a number from 0")
-        if not self.batch_size:
-            raise UserError("batch_size 0: give 1 or more images a step")
+        check_fields(self)
 
 
 class Batch(NamedTuple):
@@ -313,12 +307,16 @@ class Method(nn.Module):
             UserError: other names or shapes than the method's.
         """
         own = dict(self.named_parameters())
-        if own.keys() != tensors.keys() or any(
-            own[k].shape != tensors[k].shape for k in own if own[k].numel()
-        ):
+        if own.keys() != tensors.keys() or not all(_alike(own[k], tensors[k]) for k in own):
             raise UserError(
                 f"these prompts do not fit method '{self.name}' with its settings and classes: "
                 "they were damaged, or made by another version"
             )
         for name, parameter in own.items():
             parameter.data = tensors[name].to(parameter.device)
+
+
+def _alike(own: Tensor, other: Tensor) -> bool:
+    """The same type and shape; what has no rows yet takes any number of them."""
+    rows = 0 if own.numel() or not own.ndim else 1
+    return own.dtype == other.dtype and own.ndim == other.ndim and own.shape[rows:] == other.shape[rows:]

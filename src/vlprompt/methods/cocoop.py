@@ -14,17 +14,18 @@ from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
 from vlprompt.methods.base import Batch, Losses, Method
 from vlprompt.methods.rows import context_parameter, learnable_rows
+from vlprompt.typed import BatchSize, Epochs, Length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(base.Settings):
     """CoCoOp."""
 
-    epochs: int = 10
+    epochs: Epochs = 10
     """passes over the training images"""
-    batch_size: int = 1
+    batch_size: BatchSize = 1
     """images a step"""
-    n_ctx: int = 4
+    n_ctx: Length = 4
     """context length"""
     ctx_init: str = "a photo of a"
     """words whose embeddings start the context; empty for a random start"""

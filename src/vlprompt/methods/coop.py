@@ -12,15 +12,16 @@ from vlprompt.errors import UserError
 from vlprompt.methods import base
 from vlprompt.methods.base import Method
 from vlprompt.methods.rows import Position, context_parameter, learnable_rows
+from vlprompt.typed import Epochs, Length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(base.Settings):
     """CoOp."""
 
-    epochs: int = 200
+    epochs: Epochs = 200
     """published: 200 at 16 or 8 shots, 100 at 4 or 2, 50 at 1 and for ImageNet"""
-    n_ctx: int = 16
+    n_ctx: Length = 16
     """context length"""
     ctx_init: str = ""
     """words whose embeddings start the context, e.g. "a photo of a"; sets n_ctx to their number"""

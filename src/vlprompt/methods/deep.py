@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
@@ -12,25 +13,26 @@ from vlprompt.errors import UserError
 from vlprompt.methods import base
 from vlprompt.methods.lengths import check_lengths
 from vlprompt.methods.rows import random_tokens
+from vlprompt.typed import BatchSize, Between, Epochs, Length, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSettings(base.Settings):
     """Deep prompts in both branches."""
 
-    lr: float = 0.0035
+    lr: Rate = 0.0035
     """learning rate of SGD"""
-    epochs: int = 5
+    epochs: Epochs = 5
     """passes over the training images"""
-    batch_size: int = 4
+    batch_size: BatchSize = 4
     """images a step"""
-    n_ctx: int = 2
+    n_ctx: Length = 2
     """context length in every prompted layer of both branches"""
-    depth: int = 12
+    depth: Annotated[int, Between(1, 1000)] = 12
     """prompted layers of both branches; more than the backbone has means all (9 in later work)"""
     ctx_init: str = "a photo of a"
     """words of the prompt; the first n_ctx of their tokens start the context, the rest stays frozen"""
-    text_lengths: tuple[int, ...] = ()
+    text_lengths: tuple[Length, ...] = ()
     """context length of every text layer, e.g. those that a search found; replaces n_ctx and depth"""
 
 

@@ -26,6 +26,7 @@ from vlprompt.methods.base import Losses, Method, Outputs
 from vlprompt.methods.coop import CoOp
 from vlprompt.methods.rows import learnable_rows
 from vlprompt.methods.templates import template_features
+from vlprompt.typed import Length, Positive, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,11 @@ class Added:
 
     mutual_information: float = 0.3
     """weight of the mutual information between soft and hand-crafted class features; 0 leaves it out"""
-    tau: float = 0.07
+    tau: Positive = 0.07
     """temperature of the mutual information"""
     learn_tau: bool = False
     """whether the temperature is learned"""
-    view_mix: float = 0.9
+    view_mix: Share = 0.9
     """share of the soft view in the class features that predict; 1 is the soft prompts alone"""
     n_templates: int = 0
     """number of templates in the hand-crafted view; 0 takes all"""
@@ -95,11 +96,11 @@ class Settings(Added, coop.Settings):
 
     ctx_init: str = "a photo of a"
     """words whose embeddings start the context; empty for n_ctx random tokens"""
-    n_ctx: int = 4
+    n_ctx: Length = 4
     """context length where ctx_init is empty"""
     augmentation: bool = True
     """class-wise visual augmentation: each class's images shift its context"""
-    text_share: float = 0.8
+    text_share: Share = 0.8
     """part of the classes that in training are shifted from their text, as classes without images are"""
 
 

@@ -10,13 +10,14 @@ from vlprompt.engine.prompt import Prompt
 from vlprompt.methods.base import Method
 from vlprompt.methods.deep import DeepSettings, deep_tokens, layer_lengths, words_within
 from vlprompt.methods.rows import context_parameter, learnable_rows, random_tokens
+from vlprompt.typed import Length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(DeepSettings):
     """IVLP."""
 
-    vision_lengths: tuple[int, ...] = ()
+    vision_lengths: tuple[Length, ...] = ()
     """context length of every vision layer; replaces n_ctx and depth"""
 
 

@@ -12,6 +12,7 @@ from vlprompt.methods import coop
 from vlprompt.methods.base import Losses, Method, Outputs
 from vlprompt.methods.coop import CoOp
 from vlprompt.methods.templates import template_features
+from vlprompt.typed import BatchSize, Epochs, Length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,13 @@ def distance(class_features: Tensor, handcrafted: Tensor) -> Tensor:
 class Settings(Added, coop.Settings):
     """KgCoOp."""
 
-    epochs: int = 100
+    epochs: Epochs = 100
     """passes over the training images"""
-    batch_size: int = 128
+    batch_size: BatchSize = 128
     """images a step"""
     ctx_init: str = "a photo of a"
     """words whose embeddings start the context; empty for n_ctx random tokens"""
-    n_ctx: int = 4
+    n_ctx: Length = 4
     """context length where ctx_init is empty"""
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from vlprompt.errors import UserError
 from vlprompt.files import MARK, write_text
+from vlprompt.reading import parse_json, read_text
+from vlprompt.typed import Length, Share, checked
 
 
 @dataclass(frozen=True)
@@ -23,43 +25,41 @@ class Lengths:
             lengths were set by hand.
     """
 
-    text: tuple[int, ...]
-    vision: tuple[int, ...]
-    text_confidence: tuple[float, ...] = ()
-    vision_confidence: tuple[float, ...] = ()
+    text: tuple[Length, ...]
+    vision: tuple[Length, ...]
+    text_confidence: tuple[Share, ...] = ()
+    vision_confidence: tuple[Share, ...] = ()
 
     @property
     def total(self) -> int:
         """Number of context tokens in all layers of both branches."""
         return sum(self.text) + sum(self.vision)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write JSON; the file appears whole or not at all.
 
         Raises:
             UserError: the place cannot be written, or is full.
         """
-        write_text(path, json.dumps({"made_by": MARK} | asdict(self), indent=1) + "\n")
+        write_text(Path(path), json.dumps({"made_by": MARK} | asdict(self), indent=1) + "\n")
 
     @staticmethod
-    def load(path: Path) -> Lengths:
+    def load(path: str | Path) -> Lengths:
         """Read JSON written by :meth:`save` or by hand.
 
         Raises:
             UserError: no such file, or not two lists of whole numbers.
         """
         try:
-            content = json.loads(path.read_text())
-            content.pop("made_by", None)
-            lengths = Lengths(**{key: tuple(value) for key, value in content.items()})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            content = parse_json(read_text(Path(path)))
+            if isinstance(content, dict):
+                content.pop("made_by", None)
+            return checked(content, Lengths, "lengths")
+        except (OSError, ValueError, UserError) as error:
             raise UserError(
                 f"lengths file '{path}' cannot be read ({error}): "
-                'write {"text": [4, 4, ...], "vision": [4, 4, ...]}, one number a layer'
+                'write {"text": [4, 4, ...], "vision": [4, 4, ...]}, one whole number a layer'
             ) from error
-        if not all(isinstance(n, int) and n >= 0 for n in lengths.text + lengths.vision):
-            raise UserError(f"lengths file '{path}': lengths are whole numbers from 0, one a layer")
-        return lengths
 
 
 def check_lengths(lengths: Sequence[int], layers: int, branch: str) -> None:

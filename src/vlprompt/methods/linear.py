@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +12,19 @@ from torch import Tensor, nn
 from vlprompt.errors import UserError
 from vlprompt.methods import base
 from vlprompt.methods.base import Method
+from vlprompt.typed import Between, Epochs, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(base.Settings):
     """Linear probe."""
 
-    epochs: int = 0
+    epochs: Epochs = 0
     """solved at once, not trained in epochs"""
-    c: float = 316.0
+    c: Positive = 316.0
     """inverse strength of the L2 penalty, for features of length 1"""
-    max_iterations: int = 1000
+    max_iterations: Annotated[int, Between(1, 1_000_000)] = 1000
     """largest number of L-BFGS steps"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.c:
-            raise UserError("c 0: give a number above 0")
 
 
 class LinearProbe(Method):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
@@ -12,15 +13,16 @@ from vlprompt.engine.prompt import Prompt
 from vlprompt.methods.base import Method
 from vlprompt.methods.deep import DeepSettings, deep_tokens, layer_lengths, words_within
 from vlprompt.methods.rows import context_parameter, learnable_rows
+from vlprompt.typed import Between, Length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(DeepSettings):
     """MaPLe."""
 
-    depth: int = 9
+    depth: Annotated[int, Between(1, 1000)] = 9
     """prompted layers of both branches; more than the backbone has means all"""
-    text_lengths: tuple[int, ...] = ()
+    text_lengths: tuple[Length, ...] = ()
     """context length of every layer of both branches; replaces n_ctx and depth"""
 
 

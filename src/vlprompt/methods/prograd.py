@@ -12,6 +12,7 @@ from vlprompt.methods import coop
 from vlprompt.methods.base import Losses, Method, Outputs
 from vlprompt.methods.coop import CoOp
 from vlprompt.methods.templates import template_features
+from vlprompt.typed import Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class Added:
 
     projection: float = 1.0
     """share of the conflicting part of the gradient that is removed"""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """temperature of the distillation from zero-shot CLIP"""
 
 

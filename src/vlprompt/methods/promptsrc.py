@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from vlprompt.methods.base import Losses, Method, Outputs
 from vlprompt.methods.ivlp import IVLP
 from vlprompt.methods.losses import distillation
 from vlprompt.methods.templates import template_features
+from vlprompt.typed import Between, Epochs, Length, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +84,13 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> Tensor:
 class Settings(Added, ivlp.Settings):
     """PromptSRC."""
 
-    lr: float = 0.0025
+    lr: Rate = 0.0025
     """learning rate of SGD"""
-    epochs: int = 20
+    epochs: Epochs = 20
     """passes over the training images"""
-    n_ctx: int = 4
+    n_ctx: Length = 4
     """context length in every prompted layer of both branches"""
-    depth: int = 9
+    depth: Annotated[int, Between(1, 1000)] = 9
     """prompted layers of both branches; more than the backbone has means all"""
 
 

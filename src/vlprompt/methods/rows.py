@@ -74,6 +74,10 @@ def context_parameter(encoder: Encoder, n_ctx: int, words: str = "", copies: int
     Raises:
         UserError: fewer words than context tokens.
     """
+    if n_ctx > encoder.backbone.max_positions:
+        raise UserError(
+            f"{n_ctx} context tokens: the backbone has {encoder.backbone.max_positions} positions, give fewer"
+        )
     if not words:
         return random_tokens(copies * n_ctx, encoder.backbone.text_width, encoder)
     ids = encoder.tokenize([words])[0][1:-1]

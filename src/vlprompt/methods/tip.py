@@ -9,20 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vlprompt.errors import UserError
 from vlprompt.methods import base
 from vlprompt.methods.base import Method, Objective
 from vlprompt.methods.templates import template_features
+from vlprompt.typed import BatchSize, Epochs, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(base.Settings):
     """Tip-Adapter."""
 
-    lr: float = 0.001
+    lr: Rate = 0.001
     """learning rate of AdamW for the keys (Tip-Adapter-F)"""
-    epochs: int = 20
+    epochs: Epochs = 20
     """passes over the training images (Tip-Adapter-F)"""
-    batch_size: int = 256
+    batch_size: BatchSize = 256
     """images a step (Tip-Adapter-F)"""
     finetune: bool = False
     """Tip-Adapter-F: train the keys"""
@@ -66,6 +68,13 @@ class TipAdapter(Method):
             self.keys.data = self.keys.data[stays]
             self.key_labels.data = new.to(self.keys.device)[stays]
         self.handcrafted = template_features(self.encoder, self.classnames, self.templates)  # (K, E)
+
+    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
+        """The cached images, each of a class that is there."""
+        super().load_parameters(tensors)
+        labels = self.key_labels
+        if len(labels) != len(self.keys) or not ((labels >= 0) & (labels < len(self.classnames))).all():
+            raise UserError("the cached images do not fit the classes: the prompts were damaged")
 
     def class_features(self) -> Tensor:
         """Hand-crafted class features (K, E)."""

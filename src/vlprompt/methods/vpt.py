@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
@@ -12,23 +13,24 @@ from vlprompt.methods.base import Method
 from vlprompt.methods.deep import deep_tokens, layer_lengths
 from vlprompt.methods.rows import random_tokens
 from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
+from vlprompt.typed import BatchSize, Between, Epochs, Length, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(base.Settings):
     """VPT."""
 
-    lr: float = 0.0025
+    lr: Rate = 0.0025
     """learning rate of SGD"""
-    epochs: int = 5
+    epochs: Epochs = 5
     """passes over the training images"""
-    batch_size: int = 4
+    batch_size: BatchSize = 4
     """images a step"""
-    n_ctx: int = 8
+    n_ctx: Length = 8
     """visual tokens in every prompted layer"""
-    depth: int = 12
+    depth: Annotated[int, Between(1, 1000)] = 12
     """prompted layers; 1 is VPT-shallow. More than the backbone has means all"""
-    vision_lengths: tuple[int, ...] = ()
+    vision_lengths: tuple[Length, ...] = ()
     """visual tokens of every layer, e.g. those that a search found; replaces n_ctx and depth"""
 
 

@@ -9,13 +9,14 @@ from torch import Tensor
 from vlprompt.methods import base
 from vlprompt.methods.base import Method
 from vlprompt.methods.templates import template_features
+from vlprompt.typed import Epochs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(base.Settings):
     """Zero-shot CLIP."""
 
-    epochs: int = 0
+    epochs: Epochs = 0
     """nothing is trained"""
     ensemble: bool = True
     """mean of the class features over all templates of the data set; otherwise the first template alone"""

@@ -18,11 +18,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from vlprompt.data.images import to_rgb
+from vlprompt.data import images
 from vlprompt.errors import printable
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""No others: some decoders of Pillow start programs."""
 IN_MEMORY = 1 << 20
 """Longer uploads wait in a temporary file."""
 
@@ -120,17 +118,12 @@ def decode(upload: Upload, max_pixels: int) -> Image.Image:
         RefusedError: it is not an image, is damaged, or has too many pixels.
     """
     try:
-        with Image.open(upload.file, formats=FORMATS) as opened:
-            if opened.width * opened.height > max_pixels:
-                raise Image.DecompressionBombError
-            return to_rgb(opened)
-    except Image.DecompressionBombError as error:  # Pillow has a limit of its own, too
-        raise RefusedError(
-            422, f"image '{upload.name}' has more than {max_pixels / 1e6:g} megapixels: reduce it"
-        ) from error
+        return images.decode(upload.file, max_pixels)
+    except Image.DecompressionBombError as error:
+        raise RefusedError(422, f"image '{upload.name}' is too large ({error}): reduce it") from error
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         known = isinstance(error, OSError) and not isinstance(error, Image.UnidentifiedImageError)
         reason = str(error).splitlines()[0] if known and str(error) else "it is no such image"
         raise RefusedError(
-            422, f"image '{upload.name}' cannot be read ({reason}): send one of {', '.join(FORMATS)}"
+            422, f"image '{upload.name}' cannot be read ({reason}): send one of {', '.join(images.FORMATS)}"
         ) from error

@@ -27,6 +27,9 @@ from vlprompt.server.answers import BODY, PROBLEMS, Answer, Classes, Health
 from vlprompt.server.batching import Batcher, QueueFullError
 from vlprompt.server.decoding import Limits, RefusedError, Upload, decode, read_uploads
 
+DECODERS = min(os.cpu_count() or 1, 4)
+"""Threads that decode; each may hold an image of the most pixels, several times over."""
+
 
 class Predictor:
     """A classifier whose class features are computed once, in the two steps that a server needs."""
@@ -67,7 +70,7 @@ class Service:
         self.batcher: Batcher[Tensor, np.ndarray] = Batcher(
             self.predictor.probabilities, limits.max_batch, limits.wait, limits.places
         )
-        self.decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:

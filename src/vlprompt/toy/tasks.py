@@ -154,7 +154,8 @@ def load_task(name: str, shift: str | None = None) -> Dataset:
         ]
         for split, count in counts.items()
     }
-    return Dataset(f"toy:{name}", task.classnames, templates=task.templates, **splits)
+    train, val, test = (splits[split] for split in ("train", "val", "test"))
+    return Dataset(f"toy:{name}", task.classnames, train, val, test, task.templates)
 
 
 def _draw(r: Rendering) -> Image.Image:

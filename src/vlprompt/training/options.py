@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from vlprompt.errors import UserError
+from vlprompt.typed import Between, Positive, check_fields
 
 WARMUP_LR = 1e-5
 
@@ -15,20 +15,17 @@ WARMUP_LR = 1e-5
 class TrainOptions:
     """How to train, whatever the method."""
 
-    seed: int = 1
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 1
     """seed of sampling, initial values, order and augmentation"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """mixed precision; normalisations and softmax stay in float32"""
-    clip_grad: float | None = None
+    clip_grad: Positive | None = None
     """largest norm of the gradient; off by default, as published"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed {self.seed}: give a whole number from 0 to {2**32 - 1}")
-        if self.clip_grad is not None and not self.clip_grad > 0:
-            raise UserError(f"clip_grad {self.clip_grad:g}: give a norm above 0, or leave it out")
+        check_fields(self)
 
 
 def learning_rates(base: float, epochs: int) -> list[float]:
