@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
-from vlprompt.errors import UserError
 from vlprompt.server.listen import need_extra, open_port, run
+from vlprompt.typed import Between, checked
 
 
 def serve(
@@ -43,14 +44,14 @@ def serve(
         max_megapixels: largest image; checked before it is decoded.
     """
     need_extra("serve", "fastapi", "uvicorn", "python_multipart", "fastapi_offline")
-    for name, value in {
-        "max_batch": max_batch,
-        "max_images": max_images,
-        "max_body_mb": max_body_mb,
-        "max_megapixels": max_megapixels,
-    }.items():
-        if value <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
+    for name, value, bounds in (
+        ("max-batch", max_batch, Between(1, 4096)),
+        ("max-images", max_images, Between(1, 4096)),
+        ("max-body-mb", max_body_mb, Between(0, 4096, "low")),
+        ("max-megapixels", max_megapixels, Between(0, 178, "low")),
+        ("wait-ms", wait_ms, Between(0, 10_000)),
+    ):
+        checked(value, Annotated[float, bounds], f"--{name}")
     opened = open_port(host, port)
 
     from vlprompt.estimator.classifier import PromptClassifier

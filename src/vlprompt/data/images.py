@@ -82,7 +82,11 @@ def decode(file: Path | BinaryIO, most_pixels: int = MOST_PIXELS) -> Image.Image
         Image.DecompressionBombError: it has too many pixels, or would have after the backbone's resize.
         Exception: whatever Pillow raises for what is no image, or a damaged one.
     """
-    with Image.open(file, formats=FORMATS) as opened:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:  # Pillow has a limit of its own, too
+        raise _too_many(most_pixels) from error
+    with image as opened:
         check_size(opened, most_pixels)
         return to_rgb(opened)
 
@@ -91,9 +95,13 @@ def check_size(image: Image.Image, most_pixels: int = MOST_PIXELS) -> None:
     """Refuse an image that takes too much memory, itself or when its short side is scaled up."""
     short, long = sorted(image.size)
     if short * long > most_pixels:
-        raise Image.DecompressionBombError(f"it has more than {most_pixels / 1e6:g} megapixels")
+        raise _too_many(most_pixels)
     if long > LONGEST * max(short, 1):
         raise Image.DecompressionBombError(f"it is more than {LONGEST} times as long as wide")
+
+
+def _too_many(most_pixels: int) -> Image.DecompressionBombError:
+    return Image.DecompressionBombError(f"it has more than {most_pixels / 1e6:g} megapixels")
 
 
 def _reason(file: Path | BinaryIO, error: Exception) -> str:
@@ -228,7 +236,8 @@ def images_below(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"'{error.filename}' cannot be read: change its permissions") from error
 
-    found = [Path(where, name) for where, _, names in os.walk(folder, onerror=refuse) for name in names]
+    walk = os.walk(folder, onerror=refuse)
+    found = [Path(where, name) for where, folders, names in walk for name in (*folders, *names)]
     return sorted(filter(is_image, found))
 
 

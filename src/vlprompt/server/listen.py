@@ -29,6 +29,8 @@ def open_port(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the port is in use or not allowed, or the host is not this machine's.
     """
+    if not host.strip():
+        raise UserError("--host is empty, which would be every network: give 127.0.0.1, or 0.0.0.0 for all")
     opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
