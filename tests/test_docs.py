@@ -15,6 +15,7 @@ import tyro
 import yaml
 
 from vlprompt.cli import main as cli
+from vlprompt.methods.base import Method
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -157,6 +158,14 @@ def anchors(page: Path) -> set[str]:
     slugify = pytest.importorskip("markdown.extensions.toc").slugify
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     return {slugify(title, "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+def test_all_hooks_of_a_method_are_on_its_page():
+    text = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+    no_hooks = {"forward", "preset", "load_parameters", "Settings"}
+    hooks = [name for name in vars(Method) if not name.startswith("_") and name not in no_hooks]
+    absent = [name for name in hooks if f"`{name}" not in text and f"self.{name}" not in text]
+    assert not absent, absent
 
 
 def test_error_lines_of_troubleshooting_are_in_the_source():
