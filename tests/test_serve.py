@@ -25,9 +25,9 @@ from browser import new_page, open_browser, watch  # noqa: F401
 from vlprompt.cli.serve import serve
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
-from vlprompt.server.decoding import Limits
 from vlprompt.server.http import make_api
 from vlprompt.server.listen import need_extra, open_port
+from vlprompt.server.uploads import Limits
 
 NAMES = ("red circle", "blue square", "green star", "yellow cross")
 MAX_IMAGES = 8

@@ -55,8 +55,8 @@ def serve(
     opened = open_port(host, port)
 
     from vlprompt.estimator.classifier import PromptClassifier
-    from vlprompt.server.decoding import Limits
     from vlprompt.server.http import make_api
+    from vlprompt.server.uploads import Limits
 
     limits = Limits(max_batch, wait_ms / 1e3, int(max_body_mb * 1e6), max_images, int(max_megapixels * 1e6))
     api = make_api(PromptClassifier.load(classifier, model, device, method), limits)

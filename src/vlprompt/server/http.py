@@ -25,7 +25,7 @@ from vlprompt.errors import printable
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.server.answers import BODY, PROBLEMS, Answer, Classes, Health
 from vlprompt.server.batching import Batcher, QueueFullError
-from vlprompt.server.decoding import Limits, RefusedError, Upload, decode, read_uploads
+from vlprompt.server.uploads import Limits, RefusedError, Upload, decode, read_uploads
 
 DECODERS = min(os.cpu_count() or 1, 4)
 """Threads that decode; each may hold an image of the most pixels, several times over."""

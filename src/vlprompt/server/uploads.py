@@ -1,4 +1,4 @@
-"""From a request to pictures: what one may send, reading it, decoding it.
+"""What a request uploads: what one may send, reading it, and the pictures in it.
 
 A request goes through four gates, each of which refuses before the next spends anything: a free place
 in the queue, the size of the body while it streams in, the pixels of each image by its header, and
