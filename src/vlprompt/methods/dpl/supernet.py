@@ -1,5 +1,7 @@
 """DPL's search stage: prompts of all lengths in one network, and the weights that choose among them.
 
+The mixture is computed inside attention, in one pass: :func:`vlprompt.engine.attention.mix`.
+
 Shapes: L layers, C longest context, D width of a branch.
 """
 
