@@ -37,7 +37,7 @@ from vlprompt.methods.losses import distillation
 from vlprompt.methods.templates import fill
 from vlprompt.training.options import learning_rates
 
-OUTPUT, GRADIENT = 1e-5, 1e-4
+OUTPUT, GRADIENT, STEPS = 1e-5, 1e-4, 1e-3
 
 Check = tuple[str, Any, Any, float]
 """Quantity, ours, theirs, tolerance."""
@@ -70,7 +70,9 @@ class Case:
 
     def batch(self, prefix: str = "", step: int | None = None) -> Batch:
         at = slice(None) if step is None else step
-        return Batch(self[f"{prefix}pixel_values"][at], self[f"{prefix}labels"][at])
+        other = self.tensors.get("pixel_values_2")
+        view = None if other is None else lambda: other
+        return Batch(self[f"{prefix}pixel_values"][at], self[f"{prefix}labels"][at], other=view)
 
 
 class TableTokenizer:
@@ -95,22 +97,33 @@ def read_case(folder: Path, name: str) -> Case:
 
     templates = info.get("templates") or [info.get("template", "a photo of a {}.")]
     sources = {"token_ids_ensemble": templates, "token_ids_handcrafted": templates[:1]}
+    sources["token_ids_sentences"] = info.get("sentences", [])
     for key, texts in sources.items():
         if key in tensors:
             for template, rows in zip(texts, tensors[key].view(len(texts), len(names), -1), strict=True):
                 table |= {fill(template, n): trim(r) for n, r in zip(names, rows, strict=True)}
-    words = info.get("config", {}).get("CTX_INIT", "default")
+            head = template.split("{}")[0].strip()
+            count = len(head.split())
+            table[head] = [*trim(rows[0])[: 1 + count], trim(rows[0])[-1]]
+    if "token_ids" not in tensors:
+        return make_case(folder, tensors, info, table, templates, "")
+    words = info.get("config", {}).get("CTX_INIT", "default") or ""
     if words == "default":  # the configuration does not say it: placeholders are one token, repeated
         first = tensors["token_ids"][0, 1:5].tolist()
         words = "" if len(set(first)) == 1 else "a photo of a"
     n_words = len(words.split()) or info.get("config", {}).get("N_CTX", 4)
     for n, row in zip(names, tensors["token_ids"], strict=True):
         ids = trim(row)
+        table.setdefault(fill(templates[0], n), ids)
         if words:
             table[f"{words} {n}."] = ids
             table[words] = [*ids[: 1 + n_words], ids[-1]]
         table[f"{n}."] = ids[:1] + ids[1 + n_words :]
         table[n] = ids[:1] + ids[1 + n_words : -2] + ids[-1:]  # a full stop and the end are left out
+    return make_case(folder, tensors, info, table, templates, words)
+
+
+def make_case(folder: Path, tensors: Any, info: Any, table: Any, templates: Any, words: str) -> Case:
     backbone = CLIPBackbone(CLIPModel.from_pretrained(folder / "tiny-clip"), TableTokenizer(table))
     return Case(tensors, info, Encoder(backbone), templates, words)
 
@@ -155,6 +168,40 @@ def maple_names(method: Method) -> dict[str, str]:
         names |= {f"prompt_learner.{theirs}.{w}": f"couplings.{i}.{w}" for w in ("weight", "bias")}
     for i in range(len(method.text_deep)):
         names[f"prompt_learner.compound_prompts_text.{i}"] = f"text_deep.{i}"
+    return names
+
+
+def plain_names(method: Method) -> dict[str, str]:
+    """Names that are the authors' but for the module before them."""
+    return {f"prompt_learner.{name}": name for name, _ in method.named_parameters()}
+
+
+def adapter_names(theirs: str, ours: str) -> dict[str, str]:
+    return {f"{theirs}.fc.{i}.weight": f"{ours}.{i}.weight" for i in (0, 2)}
+
+
+def lora_names(method: Method) -> dict[str, str]:
+    return {
+        f"{theirs}transformer.resblocks.{i}.attn.{part[0]}_proj.w_lora_{x.upper()}": f"{ours}.{i}.{part}.{x}"
+        for theirs, ours, layers in (("", "text", method.text), ("visual.", "vision", method.vision))
+        for i in range(len(layers))
+        for part in ("query", "key", "value")
+        for x in "ab"
+    }
+
+
+def mma_names(method: Method) -> dict[str, str]:
+    names = {}
+    for i in range(len(method.shared)):
+        layer = method.first + 1 + i
+        for x in ("weight", "bias"):
+            names[f"adapter_learner.shared_adapter.{layer}.0.{x}"] = f"shared.{i}.{x}"
+            for theirs, ours in (("text", "text"), ("visual", "vision")):
+                stem = f"adapter_learner.{theirs}_adapter.{layer}"
+                names |= {
+                    f"{stem}.down.0.{x}": f"{ours}_down.{i}.{x}",
+                    f"{stem}.up.{x}": f"{ours}_up.{i}.{x}",
+                }
     return names
 
 
@@ -384,6 +431,135 @@ def dpl_train(case: Case) -> Iterator[Check]:
     yield "loss_kl", distillation(method(case["pixel_values"]), teacher), case["loss_kl"], OUTPUT
 
 
+def clip_adapter(case: Case) -> Iterator[Check]:
+    method = case.make("clip_adapter", ratio=case.config["ratio"])
+    yield from run(case, method, adapter_names("adapter", "adapter"))
+
+
+def taskres(case: Case) -> Iterator[Check]:
+    method = case.make("taskres", alpha=case.config["RESIDUAL_SCALE"])
+    yield "base_text_features", method.base_features, case["base_text_features"], OUTPUT
+    yield from run(case, method, {"prompt_learner.text_feature_residuals": "residual"})
+
+
+def tcp(case: Case) -> Iterator[Check]:
+    from vlprompt.methods.kgcoop import distance
+
+    c = case.config
+    method = case.make(
+        "tcp",
+        n_ctx=c["N_CTX"],
+        class_tokens=c["N_CLASS_TOKENS"],
+        class_layer=c["CLASS_PROMPT_LAYER"] + 1,
+        knowledge=c["lambda"],
+    )
+    yield from run(case, method, plain_names(method))
+    yield "logits_eval", method.eval()(case["pixel_values"]), case["logits_eval"], OUTPUT
+    yield "score", distance(method.class_features(), method.knowledge_features), case["score"], OUTPUT
+
+
+def mma(case: Case) -> Iterator[Check]:
+    c = case.config
+    method = case.make("mma", start=c["ADAPTER_START"], width=c["ADAPTER_DIM"], scale=c["ADAPTER_SCALE"])
+    yield from run(case, method, mma_names(method))
+
+
+def clip_lora(case: Case) -> Iterator[Check]:
+    c = case.config
+    method = case.make("clip_lora", rank=c["r"], alpha=c["alpha"], dropout=0.0)
+    yield from run(case, method, lora_names(method))
+    yield "logits_eval", method.eval()(case["pixel_values"]), case["logits_eval"], OUTPUT
+
+
+def mmrl(case: Case) -> Iterator[Check]:
+    c = case.config
+    first, *_ = c["REP_LAYERS"]
+    settings = {"n_tokens": c["N_REP_TOKENS"], "width": c["REP_DIM"], "start": first}
+    method = case.make("mmrl", **settings, alpha=c["ALPHA"], regularization=c["REG_WEIGHT"])
+    names = {"image_encoder.proj_rep": "projection", "representation_learner.compound_rep_tokens": "tokens"}
+    for i in range(len(method.to_text)):
+        for x in ("weight", "bias"):
+            stem = "representation_learner.compound_rep_tokens_r2"
+            names |= {f"{stem}{b[0]}proj.{i}.{x}": f"to_{b}.{i}.{x}" for b in ("text", "vision")}
+    case.tensors["logits"], by_class = case["logits_test_base"], case["logits"]
+    ce = case.tensors.pop("loss_ce")
+    yield from run(case, method, names)
+    terms, share = method.loss(case.batch()), c["ALPHA"]
+    yield "loss_ce", terms["ce"] / share, ce, OUTPUT
+    yield "loss_ce_rep", terms["ce_tokens"] / (1 - share), case["loss_ce_rep"], OUTPUT
+    yield "cos_image", 1 - terms["image"] / c["REG_WEIGHT"], case["cos_image"], OUTPUT
+    yield "cos_text", 1 - terms["text"] / c["REG_WEIGHT"], case["cos_text"], OUTPUT
+    yield "text_features_clip", method.frozen_classes, case["text_features_clip"], OUTPUT
+    images, classes = method.image_features(case["pixel_values"]), method.class_features()
+    yield "logits_rep", method.logits(images[:, 1], classes), case["logits_rep"], OUTPUT
+    method.mixes = False
+    yield "logits", method(case["pixel_values"]), by_class, OUTPUT
+    yield "logits_test_new", method(case["pixel_values"]), case["logits_test_new"], OUTPUT
+
+
+def coprompt(case: Case) -> Iterator[Check]:
+    c = case.config
+    case.templates = [case.info["sentences"][case.info["sentence_index"]]]
+    method = case.make(
+        "coprompt",
+        n_ctx=c["N_CTX"],
+        depth=c["PROMPT_DEPTH"],
+        ctx_init=case.words,
+        consistency=c["W"],
+        image_ratio=c["image_adapter_m"],
+        text_ratio=c["text_adapter_m"],
+    )
+    names = maple_names(method)
+    for side in ("image", "text"):
+        names |= adapter_names(f"adapter_{side}", f"adapter_{side}")
+    yield from run(case, method, names)
+    terms = method.loss(case.batch())
+    for side in ("image", "text"):
+        yield f"loss_distill_{side}", terms[side] / c["W"], case[f"loss_distill_{side}"], OUTPUT
+    yield "logits_eval", method.eval()(case["pixel_values"]), case["logits_eval"], OUTPUT
+
+
+def atprompt(case: Case) -> Iterator[Check]:
+    c, count = case.config, case.config["ATT_NUM"]
+    table = case.encoder.backbone.tokenizer.table
+    words, lengths = ([c[key.format(i + 1)] for i in range(count)] for key in ("ATT{}_TEXT", "N_ATT{}"))
+    for name, row in zip(case.classes, case["token_ids"].tolist(), strict=True):
+        start, placeholder, at = row[0], row[1], 1
+        for word, n in zip(words, lengths, strict=True):
+            end = next(i for i in range(at + n, len(row)) if row[i] == placeholder)
+            table[word] = [start, *row[at + n : end], max(row)]
+            at = end
+        table["X"] = [start, placeholder, max(row)]
+        table[fill("{}.", name)] = [start, *row[at + c["N_CTX"] : row.index(max(row)) + 1]]
+    settings = {"attributes": tuple(words), "attribute_lengths": tuple(lengths), "n_ctx": c["N_CTX"]}
+    if "PROMPT_DEPTH" in c:
+        method = case.make("maple+atprompt", **settings, one_token=True, depth=c["PROMPT_DEPTH"])
+        names = maple_names(method)
+    else:
+        method = case.make("atprompt", **settings, one_token=True)
+        names = coop_names(method)
+    names |= {f"prompt_learner.ctx_att{i + 1}": f"attribute_tokens.{i}" for i in range(count)}
+    yield from run(case, method, names)
+
+
+def clip_lora_steps(case: Case) -> Iterator[Check]:
+    c, steps = case.config, case.info["steps"]
+    method = case.make("clip_lora", rank=c["r"], alpha=c["alpha"], dropout=0.0)
+    names = lora_names(method)
+    set_parameters(case, method, names, "start.")
+    (objective,) = method.objectives()
+    losses = []
+    for step in range(steps):
+        for group in objective.optimizer.param_groups:
+            group["lr"] = method.learning_rate(step, steps)
+        losses.append(descend(method, objective, case.batch()))
+    yield "losses", torch.stack(losses), case["losses"], OUTPUT
+    yield "logits_end", method.eval()(case["pixel_values"]), case["logits_end"], OUTPUT
+    for theirs, ours in names.items():
+        start, end = case["start." + theirs], case["end." + theirs]
+        yield f"moved {ours}", method.get_parameter(ours) - start, end - start, STEPS
+
+
 CASES: dict[str, Callable[[Case], Iterator[Check]]] = {
     "zeroshot": zeroshot,
     **{f"coop_{kind}": coop for kind in ("generic", "csc", "middle", "front", "init")},
@@ -399,6 +575,16 @@ CASES: dict[str, Callable[[Case], Iterator[Check]]] = {
     "dpl_search": dpl_search,
     "dpl_search_steps": dpl_search_steps,
     "dpl_train": dpl_train,
+    "clip_adapter": clip_adapter,
+    "taskres": taskres,
+    "taskres_ensemble": taskres,
+    "tcp": tcp,
+    "mma": mma,
+    "clip_lora": clip_lora,
+    "clip_lora_steps": clip_lora_steps,
+    "mmrl": mmrl,
+    "coprompt": coprompt,
+    **{f"atprompt{kind}": atprompt for kind in ("", "_1", "_3", "_split", "_maple", "_maple_1")},
 }
 
 

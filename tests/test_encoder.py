@@ -1,5 +1,8 @@
 """Every shortcut of the encoder against the plain way, float64, same weights."""
 
+from contextlib import contextmanager
+from functools import partial
+
 import plain
 import pytest
 import torch
@@ -8,7 +11,7 @@ from conftest import pad
 from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Plan, context_slot
-from vlprompt.engine.prompt import KeyValue, Prompt
+from vlprompt.engine.prompt import Beside, KeyValue, Prompt
 from vlprompt.errors import UserError
 
 TOLERANCE = {"rtol": 0, "atol": 1e-10}
@@ -312,3 +315,164 @@ def encode(encoder, branch, prompt):
     side = encoder.backbone.image_size
     pixels = torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     return encoder.encode_image(pixels, prompt)
+
+
+# What stands beside layers, and tokens of each sequence's own.
+
+
+def linear(width: int, seed: int) -> torch.Tensor:
+    return tokens(width, width, seed) * 0.1
+
+
+def test_no_sharing_is_a_matter_of_layout_alone(both):
+    encoder, model = both
+    for names in NAMES.values():
+        rows = sentences(names, 2)
+        plan = Plan.of(rows, share=False)
+        assert plan.pack.prefix == 0 and len(plan.entries) == sum(map(len, rows))
+        context = tokens(2, 32)
+        noisy = Prompt(context, beside=[Beside(block=lambda x: 0 * x, noisy=True)])
+        ours = encoder.encode_text(rows, noisy)
+        compare(ours, plain.text_features(model, pad(rows), context), [context])
+
+
+@pytest.mark.parametrize("branch", ["text", "vision"])
+@pytest.mark.parametrize("parts", [("query",), ("key",), ("value",), ("query", "key", "value")])
+def test_maps_beside_projections_are_other_projections(both, branch, parts):
+    """Low-rank or not: with them added to its weights, the stock model gives the same."""
+    encoder, _ = both
+    width = getattr(encoder.backbone, f"{branch}_width")
+    layers = getattr(encoder.backbone, f"{branch}_layers")
+    weights = {(i, part): linear(width, 10 * i + len(part)) for i in range(len(layers)) for part in parts}
+    beside = [
+        Beside(**{p: partial(torch.nn.functional.linear, weight=weights[i, p]) for p in parts})
+        for i in range(len(layers))
+    ]
+    keys_values = [KeyValue(tokens(2, width, 5))]  # prompts are projected by the same weights
+    ours = encode(encoder, branch, Prompt(beside=beside, keys_values=keys_values))
+    names = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
+    changed = {
+        f"{i}.self_attn.{names[p]}.weight": layers[i].self_attn.get_submodule(names[p]).weight + weight
+        for (i, p), weight in weights.items()
+    }
+    with changed_weights(layers, changed):
+        theirs = encode(encoder, branch, Prompt(keys_values=keys_values))
+    compare(ours, theirs, [*weights.values()])
+
+
+@contextmanager
+def changed_weights(module, weights):
+    """The module with these tensors for its parameters, a graph behind them or not."""
+    kept = {}
+    for name, value in weights.items():
+        owner, _, last = name.rpartition(".")
+        part = module.get_submodule(owner)
+        kept[part, last] = part._parameters.pop(last)
+        setattr(part, last, value)
+    yield
+    for (part, last), value in kept.items():
+        delattr(part, last)
+        part._parameters[last] = value
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+def test_adapters_beside_blocks_in_text(both, names, first, memory):
+    """Shared prefix, cut text, kept states below the first adapter and chunks, against the plain way."""
+    encoder, model = both
+    encoder.memory = memory
+    weights = [linear(32, seed=i) for i in range(first, 2)]
+    maps = [None] * first + [Beside(block=lambda x, w=w: (x @ w).relu()) for w in weights]
+    rows = sentences(names, 0)
+    prompt = Prompt(beside=maps)
+    assert prompt.first == first
+    ours = encoder.encode_text(rows, prompt)
+    x = model.text_model.embeddings(input_ids=pad(rows))
+    mask = torch.full((77, 77), -torch.inf, dtype=x.dtype).triu(1)
+    for index, block in enumerate(model.text_model.encoder.layers):
+        beside = 0 if index < first else (block.layer_norm1(x) @ weights[index - first]).relu()
+        x = plain.layer(block, x, None, mask) + beside
+    ends = torch.tensor([len(row) - 1 for row in rows])
+    x = model.text_model.final_layer_norm(x[torch.arange(len(rows)), ends])
+    compare(ours, torch.nn.functional.normalize(model.text_projection(x), dim=-1), weights)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_adapters_beside_blocks_in_vision(both, first):
+    encoder, model = both
+    weights = [linear(48, seed=i) for i in range(first, 4)]
+    maps = [None] * first + [Beside(block=lambda x, w=w: (x @ w).relu()) for w in weights]
+    pixels = torch.randn(3, 3, 24, 24, dtype=torch.float64)
+    states = {i: encoder.enter_layer(pixels, i) for i in range(4)}
+    ours = encoder.encode_image(pixels, Prompt(beside=maps), below=states.__getitem__)
+    x = model.vision_model.pre_layrnorm(model.vision_model.embeddings(pixels))
+    for index, block in enumerate(model.vision_model.encoder.layers):
+        beside = 0 if index < first else (block.layer_norm1(x) @ weights[index - first]).relu()
+        x = plain.layer(block, x, None, None) + beside
+    x = model.visual_projection(model.vision_model.post_layernorm(x[:, 0]))
+    compare(ours, torch.nn.functional.normalize(x, dim=-1), weights)
+
+
+def test_every_sequence_draws_its_own_noise_and_chunks_draw_it_again(both):
+    encoder, _ = both
+    weight = linear(32, 1)
+    drop = Beside(block=lambda x: torch.nn.functional.dropout(x, 0.5) @ weight, noisy=True)
+    rows = sentences([(5, 6)] * 3, 0)
+    features = encoder.encode_text(rows, Prompt(beside=[drop]))
+    assert (features[0] - features[1]).abs().max() > 1e-3
+    encoder.memory = 1
+    torch.manual_seed(0)
+    chunked = encoder.encode_text(rows, Prompt(beside=[drop]))
+    (again,) = torch.autograd.grad(chunked[2].sum(), weight)
+    encoder.memory = None
+    torch.manual_seed(0)
+    one_by_one = torch.stack([encoder.encode_text([row], Prompt(beside=[drop]))[0] for row in rows])
+    (expected,) = torch.autograd.grad(one_by_one[2].sum(), weight)
+    torch.testing.assert_close(chunked, one_by_one, **TOLERANCE)
+    torch.testing.assert_close(again, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize(("standing", "count", "start"), [(4, 4, 1), (4, 2, 1), (0, 3, 1), (2, 2, 3)])
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+def test_tokens_at_a_later_layer_for_each_sequence_or_all(both, names, standing, count, start, own, memory):
+    """They replace the context, a part of it, or are inserted where nothing stood."""
+    encoder, model = both
+    encoder.memory = memory
+    n = standing + start - 1
+    context = tokens(n, 32) if n else None
+    deep = tokens(len(names) * count, 32, seed=1)
+    fresh = deep.unflatten(0, (len(names), count)) if own else deep[:count]
+    rows = sentences(names, n)
+    ours = encoder.encode_text(rows, Prompt(context, [fresh], place=(start, standing)))
+    x = model.text_model.embeddings.token_embedding(pad(rows))
+    if context is not None:
+        x = torch.cat([x[:, :1], context.expand(len(rows), -1, -1), x[:, 1 + n :]], 1)
+    x = x + model.text_model.embeddings.position_embedding.weight
+    first, second = model.text_model.encoder.layers
+    mask = torch.full((100, 100), -torch.inf, dtype=x.dtype).triu(1)
+    x = plain.layer(first, x, None, mask[:77, :77])
+    x = torch.cat([x[:, :start], fresh.expand(len(rows), -1, -1), x[:, start + standing :]], 1)
+    x = plain.layer(second, x, None, mask[: x.shape[1], : x.shape[1]])
+    ends = torch.tensor([len(row) - 1 + count - standing for row in rows])
+    x = model.text_model.final_layer_norm(x[torch.arange(len(rows)), ends])
+    theirs = torch.nn.functional.normalize(model.text_projection(x), dim=-1)
+    compare(ours, theirs, [deep] if context is None else [context, deep])
+
+
+def test_prompt_tokens_of_images_can_be_read(both):
+    encoder, model = both
+    pixels = torch.randn(2, 3, 24, 24, dtype=torch.float64)
+    deep = [None, tokens(3, 48, 1), tokens(3, 48, 2)]
+    prompt = Prompt(deep=deep)
+    states = encoder.image_states(pixels, prompt, tokens=3)
+    x = model.vision_model.pre_layrnorm(model.vision_model.embeddings(pixels))
+    for index, block in enumerate(model.vision_model.encoder.layers):
+        if index >= 2:
+            x = torch.cat([x[:, :10], deep[index - 1].expand(2, -1, -1)], 1)
+        x = plain.layer(block, x, None, None)
+    ours = encoder.encode_image(pixels, prompt, normalize=False)
+    torch.testing.assert_close(ours, encoder.backbone.finish_vision(x), **TOLERANCE)
+    compare(states, x[:, [0, 10, 11, 12]], deep[1:])

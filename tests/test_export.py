@@ -28,7 +28,17 @@ SETTINGS = {
     "dpl": {"text_lengths": (2, 1), "vision_lengths": (2, 0)},
     "maple": {"depth": 2},
     "cocoop": {},
+    "clip_adapter": {},
+    "taskres": {},
+    "tcp": {},
+    "clip_lora": {},
+    "mma": {"start": 2},
+    "mmrl": {"width": 16},
+    "coprompt": {"depth": 2},
+    "atprompt": {},
 }
+TWO_LAYERS = ("dpl", "maple", "tcp", "mma", "mmrl", "coprompt")
+"""Those with something in deeper layers."""
 
 
 def pictures(count: int = 6) -> np.ndarray:
@@ -79,7 +89,7 @@ def fit(method: str, model: str, names: tuple[str, ...] = NAMES) -> PromptClassi
 def exported(request, small_clip, two_layers, tmp_path_factory) -> tuple[PromptClassifier, Path]:
     """A classifier of each method, and its ONNX file."""
     pytest.importorskip("onnxscript")
-    classifier = fit(request.param, two_layers if request.param in ("dpl", "maple") else small_clip)
+    classifier = fit(request.param, two_layers if request.param in TWO_LAYERS else small_clip)
     path = tmp_path_factory.mktemp("onnx") / "new" / "model.onnx"
     export_onnx(classifier, path)
     return classifier, path

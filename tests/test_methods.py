@@ -30,8 +30,11 @@ from vlprompt.training.imageset import ImageSet
 from vlprompt.training.loop import fit
 from vlprompt.training.options import TrainOptions
 
-JOINED = ("dpl+kgcoop", "dpl+prograd", "dpl+promptsrc", "ivlp+kgcoop+prograd")
+JOINED = ("dpl+kgcoop", "dpl+prograd", "dpl+promptsrc", "ivlp+kgcoop+prograd", "dpl+tcp", "mma+kgcoop")
+JOINED += ("maple+atprompt", "atprompt+kgcoop", "dpl+coprompt", "coop+coprompt")
 EVERY = (*all_methods(), *JOINED)
+BOUND = ("linear", "taskres")
+"""To the classes that were trained."""
 QUICK = {"epochs": 1, "search_epochs": 1, "batch_size": 4}
 FEATURES = {"rtol": 0, "atol": 1e-12}
 
@@ -75,11 +78,32 @@ PUBLISHED = {
     "prograd": {"n_ctx": 16, "lr": 0.002, "epochs": 200, "batch_size": 32, "projection": 1.0} | SGD,
     "promptsrc": {"n_ctx": 4, "depth": 9, "lr": 0.0025, "epochs": 20, "batch_size": 4} | SGD
     | {"text_weight": 25.0, "image_weight": 10.0, "gpa_mean": 15.0, "gpa_std": 1.0},
+    "clip_adapter": {"lr": 1e-5, "batch_size": 32, "ratio": 0.2},
+    "taskres": {"optimizer": "adam", "lr": 2e-3, "epochs": 200, "batch_size": 256, "weight_decay": 5e-4}
+    | {"alpha": 0.5, "underscores": False},
+    "tcp": {"optimizer": "adam", "eps": 1e-3, "lr": 2e-3, "epochs": 50, "batch_size": 32, "n_ctx": 4}
+    | {"class_tokens": 4, "class_layer": 9, "knowledge": 8.0, "weight_decay": 5e-4},
+    "clip_lora": {"optimizer": "adamw", "lr": 2e-4, "weight_decay": 1e-2, "batch_size": 32, "rank": 2}
+    | {"alpha": 1.0, "dropout": 0.25, "momentum": 0.9},
+    "mmrl": {"optimizer": "adamw", "lr": 1e-3, "epochs": 10, "batch_size": 4, "n_tokens": 5, "width": 512}
+    | {"start": 6, "alpha": 0.7, "regularization": 0.5, "weight_decay": 5e-4},
+    "coprompt": {"n_ctx": 2, "depth": 9, "ctx_init": WORDS, "lr": 0.0035, "epochs": 8, "batch_size": 4} | SGD
+    | {"consistency": 8.0, "image_ratio": 0.1, "text_ratio": 0.2},
+    "atprompt": {"n_ctx": 2, "ctx_init": "", "lr": 0.002, "epochs": 100, "batch_size": 32} | SGD
+    | {"attributes": ("color", "shape"), "attribute_lengths": (2,), "one_token": False},
+    "mma": {"lr": 0.0015, "epochs": 5, "batch_size": 16, "start": 5, "width": 32, "scale": 0.001} | SGD,
     "dpl": {"lr": 0.0035, "epochs": 40, "search_epochs": 80, "batch_size": 4, "alpha_lr": 0.0035} | SGD
     | {"text_max": 6, "vision_max": 6},
 }  # fmt: skip
 PRESETS = {
     ("vpt", "shallow"): {"depth": 1},
+    ("taskres", "vit-b16"): {"lr": 2e-4, "epochs": 200},
+    ("mma", "imagenet"): {"batch_size": 128},
+    ("mmrl", "few-shot"): {"batch_size": 32, "epochs": 50},
+    ("mmrl", "cross-dataset"): {"batch_size": 32, "epochs": 1, "warmup": False, "regularization": 0.2},
+    ("mmrl", "imagenet"): {"batch_size": 32, "epochs": 5},
+    ("coprompt", "released"): {"consistency": 1.0},
+    ("atprompt", "cross-dataset"): {"epochs": 10, "n_ctx": 4, "attribute_lengths": (4,)},
     ("maple", "cross-dataset"): {"depth": 3},
     ("promptsrc", "few-shot"): {"epochs": 50, "gpa_mean": 30.0, "gpa_std": 30.0},
     ("promptsrc", "cross-dataset"): {"depth": 3, "gpa_mean": 6.0, "gpa_std": 10.0},
@@ -112,7 +136,7 @@ def test_epochs_of_coop_follow_from_the_shots(name):
 def test_every_method_says_what_it_is():
     for name, kind in all_methods().items():
         assert kind.name == name and kind.title and kind.learns and kind.__doc__
-        assert 2021 <= kind.year <= 2025 and kind.paper[:2].isdigit()
+        assert 2021 <= kind.year <= 2025 and (kind.paper[:2].isdigit() or kind.paper.startswith("CVPR "))
     assert {"zeroshot", *PUBLISHED} <= set(all_methods())
 
 
@@ -151,8 +175,8 @@ def test_other_classes_by_their_names_alone(name, fitted, photos):
     classifier = copy.deepcopy(fitted(name))
     before = classifier.predict_proba(photos[0])
     others = ("apple", "blue square", "snow leopard", "jet_plane")
-    if name == "linear":
-        with pytest.raises(UserError, match="only the classes that it was trained on"):
+    if name in BOUND:
+        with pytest.raises(UserError, match="the classes that it was trained on"):
             classifier.set_classes(others)
         assert np.array_equal(classifier.predict_proba(photos[0]), before)
         return
@@ -230,6 +254,24 @@ def test_settings_that_make_no_sense_are_refused():
     for name, value in wrong.items():
         with pytest.raises(UserError, match=name):
             get_method("dpl").Settings(**{name: value})
+
+
+def test_taskres_has_fewer_epochs_for_fewer_shots():
+    epochs = {shots: get_method("taskres").settings_for(shots).epochs for shots in (1, 2, 4, 8, 16, None)}
+    assert epochs == {1: 100, 2: 100, 4: 100, 8: 200, 16: 200, None: 200}
+
+
+def test_lora_takes_500_steps_a_shot_whatever_the_classes():
+    method = make("clip_lora")
+    assert method.settings.epochs == 5334  # of 3 classes: 3 / 32 steps a pass and shot
+    assert make("clip_lora", epochs=7).settings.epochs == 7
+
+
+def test_rates_that_are_no_field_schedule():
+    lora, mma = make("clip_lora", epochs=4), make("mma")
+    rates = [lora.learning_rate(at, 4) for at in (0, 4 / 3, 2, 4)]
+    assert rates == pytest.approx([2e-4, 1e-6 + 1.99e-4 * 0.75, 1.005e-4, 1e-6])
+    assert [mma.learning_rate(at, 2) for at in (0, 0.9, 1)] == pytest.approx([0.0015, 0.0015, 0.00075])
 
 
 # The terms. Each of these tests fails when its term is taken away.
@@ -367,6 +409,148 @@ def test_a_joined_method_has_the_terms_of_both(added):
     terms, plain = joined.loss(batch()), alone.loss(batch())
     assert torch.equal(terms["ce"], plain["ce"]) and terms["loss"] > plain["loss"]
     assert isinstance(joined, DPL) and joined.settings.search_epochs == 80
+
+
+# What stands beside layers, and adapters.
+
+
+@pytest.mark.parametrize("name", ["clip_adapter", "taskres", "mma", "clip_lora"])
+def test_without_what_it_learned_it_is_zeroshot(name):
+    method = make(name, templates=("this is {}.",)).eval()
+    for key, parameter in method.named_parameters():
+        if name in ("clip_adapter", "taskres") or "up" in key or key.endswith(".b"):
+            parameter.data.zero_()
+    zeroshot = make("zeroshot", method.encoder, ("this is {}.",), ensemble=False)
+    torch.testing.assert_close(method(batch().images), zeroshot(batch().images), **FEATURES)
+    torch.manual_seed(0)
+    for parameter in method.parameters():
+        parameter.data += torch.randn_like(parameter)
+    assert (method(batch().images) - zeroshot(batch().images)).abs().max() > 1e-3
+
+
+def test_mma_moves_its_adapters_as_if_they_were_not_scaled_down():
+    """The gradient of the parameters is without ``scale``, that of lower layers with it."""
+    method = make("mma", start=2, width=4, scale=0.01)
+    for parameter in method.parameters():  # biases away from zero, where ReLU has no gradient
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    losses = method.loss(batch())
+    names = [n for n, _ in method.named_parameters()]
+    ours = torch.autograd.grad(losses["loss"], list(method.parameters()))
+    step = 1e-4
+    for name, gradient in zip(names, ours, strict=True):
+        parameter, direction = method.get_parameter(name), torch.randn_like(gradient)
+        sides = []
+        for sign in (1, -1):
+            parameter.data += sign * step * direction
+            sides.append(method.loss(batch())["loss"].item())
+            parameter.data -= sign * step * direction
+        true = (sides[0] - sides[1]) / (2 * step)
+        assert float((gradient * direction).sum()) == pytest.approx(true / 0.01, rel=1e-3, abs=1e-6), name
+
+
+def test_lora_drops_in_training_alone_and_in_every_sequence_on_its_own():
+    method = make("clip_lora", dropout=0.5)
+    for parameter in method.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    assert method.train().text_prompt().noisy and not method.eval().text_prompt().noisy
+    first, second = (method.eval()(batch().images) for _ in range(2))
+    assert torch.equal(first, second)
+    first, second = (method.train()(batch().images) for _ in range(2))
+    assert (first - second).abs().max() > 1e-3
+    assert not make("clip_lora", dropout=0.0).train().text_prompt().noisy
+
+
+def test_mmrl_predicts_other_classes_by_the_class_token_alone():
+    method = make("mmrl", width=16).eval()
+    classes, (images, tokens) = method.class_features(), method.image_features(batch().images).unbind(1)
+    scale = method.encoder.logit_scale
+    mixed = scale * (0.7 * images + 0.3 * tokens) @ classes.T
+    torch.testing.assert_close(method(batch().images), mixed, **FEATURES)
+    method.set_classes((*NAMES[:2], "apple"))
+    expected = scale * images @ method.class_features().T
+    torch.testing.assert_close(method(batch().images), expected, **FEATURES)
+    method.set_classes(NAMES[:2])
+    torch.testing.assert_close(method(batch().images), mixed[:, :2], **FEATURES)
+
+
+def test_mmrl_adds_the_distances_to_frozen_clip():
+    method = make("mmrl", width=16, regularization=3.0, alpha=0.6)
+    with torch.no_grad():
+        frozen = method.encoder.encode_image(batch().images)
+        handcrafted = make("zeroshot", method.encoder, ensemble=False).class_features()
+    classes, (images, tokens) = method.class_features(), method.image_features(batch().images).unbind(1)
+    scale = method.encoder.logit_scale
+    terms = [
+        0.6 * F.cross_entropy(scale * images @ classes.T, batch().labels),
+        0.4 * F.cross_entropy(scale * tokens @ classes.T, batch().labels),
+        3 * (1 - F.cosine_similarity(images, frozen).mean()),
+        3 * (1 - F.cosine_similarity(classes, handcrafted).mean()),
+    ]
+    torch.testing.assert_close(method.loss(batch())["loss"], sum(terms), **FEATURES)
+    assert all(term > 1e-6 for term in terms)
+
+
+def test_coprompt_asks_for_another_view_and_a_drawn_sentence():
+    texts = ("a photo of a {}.", "this is {}.")
+    method = make("coprompt", templates=texts, depth=2)
+    second = torch.randn_like(batch().images)
+    losses = method.loss(batch()._replace(other=lambda: second))
+    with torch.no_grad():
+        frozen = method.encoder.encode_image(second)
+    image = 8 * (1 - F.cosine_similarity(method.image_features(batch().images), frozen).mean())
+    torch.testing.assert_close(losses["image"], image, **FEATURES)
+    ce = F.cross_entropy(method(batch().images), batch().labels)
+    torch.testing.assert_close(losses["loss"], ce + losses["image"] + losses["text"], **FEATURES)
+    classes, seen = method.class_features(), set()
+    apart = [8 * (1 - F.cosine_similarity(classes, f).mean()) for f in method.sentence_features]
+    for _ in range(20):
+        text = method.loss(batch())["text"]
+        seen |= {i for i, each in enumerate(apart) if torch.isclose(text, each)}
+    assert seen == {0, 1}
+    plain = make("coprompt", method.encoder, templates=texts, depth=2, image_ratio=0.0, text_ratio=0.0)
+    maple = make("maple", method.encoder, templates=texts, depth=2)
+    plain.load_state_dict(maple.state_dict(), strict=False)
+    torch.testing.assert_close(plain(batch().images), maple(batch().images), **FEATURES)
+    assert (method(batch().images) - plain(batch().images)).abs().max() > 1e-3
+
+
+def test_a_batch_gives_its_images_again():
+    drawn = []
+    split = ImageSet(lambda at: (drawn.append(at.tolist()), torch.zeros(len(at), 3, 4, 4))[1], torch.zeros(9))
+    made = split.batch(torch.tensor([3, 5]), torch.device("cpu"))
+    assert made.other().shape == (2, 3, 4, 4) and drawn == [[3, 5], [3, 5]]
+
+
+def test_an_attribute_of_several_tokens_stays_whole_unless_as_released():
+    encoder = random_encoder()
+    words = ("snow leopard", "red")
+    ids = [row[1:-1] for row in encoder.tokenize(words)]
+    assert len(ids[0]) > 1
+    method = make("atprompt", encoder, attributes=words, attribute_lengths=(1, 2), n_ctx=3)
+    row, n = method.sequences[0], len(ids[0])
+    assert [i < 0 for i in row[1:]] == [True] + [False] * n + [True] * 2 + [False] + [True] * 3 + [False] * (
+        len(row) - 8 - n
+    )
+    assert row[2 : 2 + n] == ids[0] and row[4 + n : 5 + n] == ids[1] and method.place == (5 + n, 3)
+    assert method.text_prompt().context.shape == (6, 32)
+    released = make("atprompt", encoder, attributes=words, attribute_lengths=(1, 2), n_ctx=3, one_token=True)
+    assert released.sequences[0] != row and len(released.sequences[0]) == len(row)
+    with pytest.raises(UserError, match="attributes stand before a context that all classes share"):
+        make("atprompt", encoder, class_specific=True)
+    with pytest.raises(UserError, match="attributes or attribute_lengths are empty"):
+        make("atprompt", encoder, attributes=())
+
+
+def test_class_tokens_are_made_of_each_class():
+    method = make("tcp")
+    tokens = method.text_prompt().deep[0]
+    assert tokens.shape == (3, 4, 32) and (tokens[0] - tokens[1]).abs().max() > 1e-3
+    before = method.class_features()
+    method.set_classes((*NAMES[::-1], "apple"))
+    torch.testing.assert_close(method.class_features()[[2, 1, 0]], before, **FEATURES)
+    assert method.loss(batch())["kg"] > 1e-4
+    with pytest.raises(UserError, match="class_layer 1"):
+        make("tcp", class_layer=1)
 
 
 # DPL.

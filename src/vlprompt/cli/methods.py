@@ -27,7 +27,7 @@ def methods(model: str = "toy", json: bool = False) -> None:
                 "method": name,
                 "title": kind.title,
                 "year": kind.year,
-                "paper": f"arXiv {kind.paper}",
+                "paper": f"arXiv {kind.paper}" if kind.paper[0].isdigit() else kind.paper,
                 "learns": kind.learns,
                 "parameters": count,
                 "presets": ", ".join(kind.presets),

@@ -4,12 +4,13 @@ One function serves every stock model; it is registered with ``transformers.Atte
 the backbones. What a layer shall do beyond plain attention reaches it as the keyword ``prompt`` (an
 :class:`AttentionPrompt`), so nothing is stored on the model and nothing has to be undone.
 
-Two things are new to plain attention:
+Three things are new to plain attention:
 
 * **Packed causal text.** ``[prefix | suffix 1 | ... | suffix K]`` stands in one row. Every suffix
   sees the prefix and itself, so the prefix is computed once for all classes and no padding exists.
 * **Key/value prompts.** Extra keys and values that every query sees and that have no output
   position; as one prompt, or as DPL's mixture over prompts of different lengths.
+* **Shifts** of queries, keys and values: what stands beside the projections.
 
 Shapes: B rows, h heads, T sequence positions, d head width, c prompt keys, C candidates.
 """
@@ -68,6 +69,8 @@ class AttentionPrompt:
     lengths: tuple[int, ...] = ()
     weights: Tensor | None = None
     log_gates: Tensor | None = None
+    shifts: tuple[Tensor | None, ...] = (None, None, None)
+    """(B, T, h * d) that is added to the queries (B, Q, h * d), keys and values"""
 
     @property
     def bias(self) -> Tensor | None:
@@ -217,6 +220,10 @@ def prompt_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key, value = (
+        x if shift is None else x + heads(shift, x.shape[-1]).to(x.dtype)
+        for x, shift in zip((query, key, value), prompt.shifts, strict=True)
+    )
     shared = Shared(key[:, :, :0], value[:, :, :0])
     if prompt.key is not None and prompt.value is not None and prompt.weights is None:
         rows = query.shape[0]
@@ -259,6 +266,11 @@ def _attend_all(query: Tensor, seen: Shared, scaling: float) -> Tensor:
     probability = seen.scores(query, scaling).softmax(-1).to(query.dtype)  # (B, h, Q, S)
     record.append(probability)
     return probability @ seen.value
+
+
+def heads(x: Tensor, width: int) -> Tensor:
+    """(..., T, h * d) -> (..., h, T, d) with d = ``width``."""
+    return x.unflatten(-1, (-1, width)).transpose(-3, -2)
 
 
 def _upcast(x: Tensor) -> Tensor:

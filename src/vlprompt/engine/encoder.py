@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vlprompt.engine.attention import AttentionPrompt, Pack
+from vlprompt.engine.attention import AttentionPrompt, Pack, heads
 from vlprompt.engine.packing import Plan, Row
-from vlprompt.engine.prompt import KeyValue, Prompt
+from vlprompt.engine.prompt import Beside, KeyValue, Prompt
 from vlprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Encoder:
 
         Args:
             rows: token ids and context slots, from start to end-of-text token.
-            prompt: context, deep context (stands at positions 1..n) and key/value prompts.
+            prompt: context, deep context, key/value prompts and what stands beside layers.
             normalize: to length 1.
 
         Returns:
@@ -117,7 +117,12 @@ class Encoder:
             return self._encode_pack(rows, prompt, normalize)
         done = [
             checkpoint(
-                self._encode_pack, chunk, prompt, normalize, use_reentrant=False, preserve_rng_state=False
+                self._encode_pack,
+                rows[chunk],
+                prompt.of(chunk),
+                normalize,
+                use_reentrant=False,
+                preserve_rng_state=prompt.noisy,
             )
             for chunk in chunks
         ]
@@ -135,33 +140,59 @@ class Encoder:
 
     def _encode_pack(self, rows: Sequence[Row], prompt: Prompt, normalize: bool) -> Tensor:
         """Class features of sequences in one pack."""
-        plan, layers = Plan.of(rows), self.backbone.text_layers
+        plan, layers = Plan.of(rows, share=not prompt.noisy), self.backbone.text_layers
         first = prompt.first if prompt.first < len(layers) else 0
 
         def below() -> Tensor:
             """What enters the first layer that is prompted."""
             return self._frozen(layers, self._embed_plan(plan, prompt.context), first, plan.pack)
 
-        hidden = self._constant(below, tuple(rows), first, "below") if first else below()  # (B or 1, T, D)
+        kept = (tuple(rows), first, prompt.noisy)
+        hidden = self._constant(below, *kept) if first else below()  # (B or 1, T, D)
         hidden = hidden.expand(prompt.rows or 1, -1, -1)
-        hidden = self._run(layers, hidden, prompt, 1, plan.pack, first)  # (B or 1, S, D)
+        context = 0 if prompt.context is None else prompt.context.shape[-2]
+        hidden, plan = self._run(layers, hidden, prompt, prompt.place or (1, context), plan, first)
         features = self.backbone.finish_text(hidden)[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
         features = F.normalize(features, dim=-1) if normalize else features
         return features[0] if prompt.rows is None else features
 
     def encode_image(
-        self, pixels: Tensor, prompt: Prompt | None = None, below: Callable[[int], Tensor] | None = None
+        self,
+        pixels: Tensor,
+        prompt: Prompt | None = None,
+        below: Callable[[int], Tensor] | None = None,
+        normalize: bool = True,
     ) -> Tensor:
         """Image features.
 
         Args:
             pixels: (B, 3, H, W), normalised as the backbone wants it.
-            prompt: tokens after the patch tokens, deep tokens and key/value prompts.
+            prompt: tokens after the patch tokens, deep tokens, key/value prompts and what stands beside
+                layers.
             below: layer -> what :meth:`enter_layer` gives of the same pixels, where it is known; asked
                 only where the first layers are not prompted.
+            normalize: to length 1.
 
         Returns:
-            (B, E), L2-normalised.
+            (B, E).
+        """
+        features = self.backbone.finish_vision(self.image_states(pixels, prompt, below))
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def image_states(
+        self,
+        pixels: Tensor,
+        prompt: Prompt | None = None,
+        below: Callable[[int], Tensor] | None = None,
+        tokens: int = 0,
+    ) -> Tensor:
+        """What the last vision layer gives of the class token and of the last ``tokens`` prompt tokens.
+
+        Args:
+            pixels, prompt, below: as in :meth:`encode_image`.
+
+        Returns:
+            (B, 1 + tokens, D).
         """
         prompt, layers = prompt or Prompt(), self.backbone.vision_layers
         first = min(prompt.first, len(layers) - 1)
@@ -169,9 +200,9 @@ class Encoder:
             hidden = below(first)  # (B, T, D)
         else:
             hidden = self.enter_layer(pixels, first, prompt.context)
-        start = hidden.shape[1] - (0 if prompt.context is None else len(prompt.context))
-        hidden = self._run(layers, hidden, prompt, start, None, first)  # (B, 1, D)
-        return F.normalize(self.backbone.finish_vision(hidden), dim=-1)
+        context = 0 if prompt.context is None else len(prompt.context)
+        place = hidden.shape[1] - context, context
+        return self._run(layers, hidden, prompt, place, None, first, tokens)[0]
 
     def enter_layer(self, pixels: Tensor, layer: int, context: Tensor | None = None) -> Tensor:
         """Hidden states (B, 1 + patches + n, D) of images that enter a layer; no layer below it is prompted.
@@ -185,11 +216,11 @@ class Encoder:
             hidden = torch.cat([hidden, context.to(hidden.dtype).expand(len(hidden), -1, -1)], 1)
         return self._frozen(self.backbone.vision_layers, self.backbone.enter_vision(hidden), layer, None)
 
-    def _chunks(self, rows: Sequence[Row], prompt: Prompt) -> list[Sequence[Row]]:
+    def _chunks(self, rows: Sequence[Row], prompt: Prompt) -> list[slice]:
         """Sequences in as few chunks as the memory allows; one where nothing is kept for a backward pass."""
         if not torch.is_grad_enabled() or len(rows) == 1:
-            return [rows]
-        plan = Plan.of(rows)
+            return [slice(None)]
+        plan = Plan.of(rows, share=not prompt.parts_sequences)
         layers, width = len(self.backbone.text_layers), self.backbone.text_width
         size = self.backbone.dtype.itemsize
         each = (prompt.rows or 1) * layers * KEPT_PER_TOKEN * width * size
@@ -199,7 +230,7 @@ class Encoder:
         room = max(self.memory // each - plan.pack.prefix, 1)  # suffix tokens in one chunk
         count = min(-(-suffixes // room), len(rows))
         step = -(-len(rows) // count)
-        return [rows[i : i + step] for i in range(0, len(rows), step)]
+        return [slice(i, i + step) for i in range(0, len(rows), step)]
 
     def _embed_plan(self, plan: Plan, context: Tensor | None) -> Tensor:
         """Entries of a plan -> embeddings with positions (B or 1, T, D)."""
@@ -214,32 +245,80 @@ class Encoder:
         return embedded + self.backbone.text_positions(plan.positions.to(device))
 
     def _run(
-        self, layers: nn.ModuleList, hidden: Tensor, prompt: Prompt, start: int, pack: Pack | None, first: int
-    ) -> Tensor:
-        """The layers from ``first``, deep tokens replaced at position ``start``, key/value prompts added.
+        self,
+        layers: nn.ModuleList,
+        hidden: Tensor,
+        prompt: Prompt,
+        place: tuple[int, int],
+        plan: Any,
+        first: int,
+        tokens: int = 0,
+    ) -> tuple[Tensor, Any]:
+        """The layers from ``first`` with what the prompt adds.
+
+        Args:
+            hidden: (B, T, D).
+            place: position and number of the tokens that deep ones replace.
+            plan: of packed text; ``None`` for images.
+            tokens: how many of the prompt's tokens are read of images.
 
         Returns:
-            Hidden states of what is read in the end: the last token of each of the pack's S suffixes
-            (B, S, D), or the class token (B, 1, D).
+            Hidden states of what is read in the end, and the plan in the end: the last token of each of the
+            plan's S suffixes (B, S, D), or the class token and prompt tokens (B, 1 + tokens, D).
         """
-        standing = 0 if prompt.context is None else prompt.context.shape[-2]  # tokens that deep ones replace
         for index in range(first, len(layers)):
             layer = layers[index]
-            if 0 < index <= len(prompt.deep):
-                tokens = prompt.deep[index - 1].to(hidden.dtype).expand(len(hidden), -1, -1)
-                after = hidden[:, start + standing :]
-                hidden = torch.cat([hidden[:, :start], tokens, after], 1)
-                if pack is not None:
-                    pack = replace(pack, prefix=pack.prefix + tokens.shape[1] - standing)
-                standing = tokens.shape[1]
+            deep = prompt.deep[index - 1] if 0 < index <= len(prompt.deep) else None
+            if deep is not None:
+                hidden, plan = self._replaced(hidden, deep.to(hidden.dtype), place, plan)
+                place = place[0], deep.shape[-2]
+            read = None
+            if index == len(layers) - 1:
+                last = hidden.shape[1] - torch.arange(tokens, 0, -1)
+                read = torch.cat([torch.zeros(1, dtype=torch.long), last]) if plan is None else plan.pack.ends
             keys_values = prompt.keys_values[index] if index < len(prompt.keys_values) else None
-            attention = self._attention(layer, keys_values, pack)
-            if index < len(layers) - 1:
-                hidden = self.backbone.run_layer(layer, hidden, attention)
-            else:
-                read = torch.zeros(1, dtype=torch.long) if pack is None else pack.ends
-                hidden = self.backbone.run_last_layer(layer, hidden, attention, read.to(hidden.device))
-        return hidden
+            beside = prompt.beside[index] if index < len(prompt.beside) else None
+            pack = None if plan is None else plan.pack
+            hidden = self._layer(layer, hidden, keys_values, beside, pack, read)
+        return hidden, plan
+
+    def _replaced(
+        self, hidden: Tensor, tokens: Tensor, place: tuple[int, int], plan: Plan | None
+    ) -> tuple[Tensor, Plan | None]:
+        """Hidden states (B, T, D) with other tokens, (n, D) or (K, n, D), at a place; and their plan."""
+        (start, standing), rows = place, len(hidden)
+        if plan is not None and (tokens.ndim == 3 or plan.pack.prefix < start + standing):
+            own = tokens.expand(len(plan.owners), -1, -1)  # (K, n, D)
+            plan, index = plan.apart(start, standing, own.shape[1])
+            both = torch.cat([hidden, own.flatten(0, 1).expand(rows, -1, -1)], 1)
+            return both[:, index.to(hidden.device)], plan
+        hidden = torch.cat([hidden[:, :start], tokens.expand(rows, -1, -1), hidden[:, start + standing :]], 1)
+        return hidden, None if plan is None else plan.resized(len(tokens) - standing)
+
+    def _layer(
+        self,
+        layer: Any,
+        hidden: Tensor,
+        keys_values: KeyValue | None,
+        beside: Beside | None,
+        pack: Pack | None,
+        read: Tensor | None,
+    ) -> Tensor:
+        """One layer (B, T, D) with what is added to it; where ``read`` is given, at these positions alone."""
+        read = None if read is None else read.to(hidden.device)
+        attention = self._attention(layer, keys_values, beside, pack)
+        more = None
+        if beside is not None:
+            normed = self.backbone.enter_attention(layer, hidden)  # (B, T, D)
+            seen = normed if read is None else normed[:, read]
+            maps = (beside.query, seen), (beside.key, normed), (beside.value, normed), (beside.block, seen)
+            *shifts, more = [None if f is None else f(x).to(hidden.dtype) for f, x in maps]
+            attention = replace(attention, shifts=tuple(shifts))
+        if read is None:
+            hidden = self.backbone.run_layer(layer, hidden, attention)
+        else:
+            hidden = self.backbone.run_last_layer(layer, hidden, attention, read)
+        return hidden if more is None else hidden + more
 
     def _frozen(self, layers: nn.ModuleList, hidden: Tensor, stop: int, pack: Pack | None) -> Tensor:
         """The layers before ``stop``, without prompts."""
@@ -247,8 +326,16 @@ class Encoder:
             hidden = self.backbone.run_layer(layers[index], hidden, AttentionPrompt(pack))
         return hidden
 
-    def _attention(self, layer: Any, prompt: KeyValue | None, pack: Pack | None) -> AttentionPrompt:
+    def _attention(
+        self, layer: Any, prompt: KeyValue | None, beside: Beside | None, pack: Pack | None
+    ) -> AttentionPrompt:
         if prompt is None or not prompt.count:
             return AttentionPrompt(pack)
-        key, value = self.backbone.keys_values(layer, prompt.tokens)
+        key, value = self.backbone.keys_values(layer, prompt.tokens)  # (..., h, c, d)
+        if beside is not None:
+            normed = self.backbone.enter_attention(layer, prompt.tokens)
+            key, value = (
+                x if f is None else x + heads(f(normed), x.shape[-1]).to(x.dtype)
+                for x, f in ((key, beside.key), (value, beside.value))
+            )
         return AttentionPrompt(pack, key, value, prompt.lengths, prompt.weights, prompt.log_gates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 
@@ -38,19 +38,48 @@ class Plan:
     owners: Tensor
 
     @staticmethod
-    def of(rows: Sequence[Row]) -> Plan:
-        """Pack sequences: longest common prefix, then the distinct suffixes ordered by length."""
-        return _plan(tuple(rows))
+    def of(rows: Sequence[Row], share: bool = True) -> Plan:
+        """Pack sequences: longest common prefix, then the distinct suffixes ordered by length.
+
+        Args:
+            share: otherwise there is no prefix, and equal sequences stand side by side.
+        """
+        return _plan(tuple(rows), share)
+
+    def resized(self, more: int) -> Plan:
+        """The plan with ``more`` (or fewer) tokens in the prefix."""
+        return replace(self, pack=replace(self.pack, prefix=self.pack.prefix + more))
+
+    def apart(self, start: int, standing: int, count: int) -> tuple[Plan, Tensor]:
+        """From position ``start`` on every sequence on its own, with tokens that none shares.
+
+        Args:
+            standing: tokens at ``start`` that give way.
+            count: tokens of its own that each sequence gets there.
+
+        Returns:
+            The new plan, and (T',) where its entries stand in [the old pack's T, sequence by sequence its
+            own tokens].
+        """
+        owners = tuple(self.owners.tolist())
+        pack, order, index = _apart(self.pack, owners, start, standing, count)
+        return replace(self, pack=pack, owners=order), index
 
 
 @lru_cache(maxsize=256)
-def _plan(rows: tuple[Row, ...]) -> Plan:
+def _plan(rows: tuple[Row, ...], share: bool) -> Plan:
+    if not share:
+        order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
+        pack = Pack(0, _groups([len(rows[k]) for k in order]))
+        every = torch.tensor([entry for k in order for entry in rows[k]])
+        places = torch.cat([torch.arange(len(rows[k])) for k in order])
+        return Plan(pack, every, places, torch.tensor(order).argsort())
     first, last = min(rows), max(rows)
     shortest = min(map(len, rows))
     common = next((i for i in range(shortest) if first[i] != last[i]), shortest)
     prefix = min(common, shortest - 1)  # every suffix keeps at least its end-of-text token
     suffixes = sorted({row[prefix:] for row in rows}, key=lambda s: (len(s), s))
-    groups = tuple((len(list(same)), length) for length, same in groupby(map(len, suffixes)))
+    groups = _groups(list(map(len, suffixes)))
     entries, positions = list(rows[0][:prefix]), list(range(prefix))
     for suffix in suffixes:
         entries += suffix
@@ -58,3 +87,27 @@ def _plan(rows: tuple[Row, ...]) -> Plan:
     index = {suffix: i for i, suffix in enumerate(suffixes)}
     owners = torch.tensor([index[row[prefix:]] for row in rows])
     return Plan(Pack(prefix, groups), torch.tensor(entries), torch.tensor(positions), owners)
+
+
+def _groups(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Lengths in order -> how many neighbours have which."""
+    return tuple((len(list(same)), length) for length, same in groupby(lengths))
+
+
+@lru_cache(maxsize=256)
+def _apart(
+    pack: Pack, owners: tuple[int, ...], start: int, standing: int, count: int
+) -> tuple[Pack, Tensor, Tensor]:
+    """New pack, which suffix each sequence has in it, and where its entries stood."""
+    ends = pack.ends.tolist()
+    begins = [pack.prefix, *(end + 1 for end in ends[:-1])]
+    shared, total = min(pack.prefix, start), ends[-1] + 1
+    order = sorted(range(len(owners)), key=owners.__getitem__)  # as the suffixes, so by length
+    index, lengths = list(range(shared)), []
+    for k in order:
+        at = [*range(pack.prefix), *range(begins[owners[k]], ends[owners[k]] + 1)]
+        fresh = range(total + k * count, total + (k + 1) * count)
+        suffix = [*at[:start], *fresh, *at[start + standing :]][shared:]
+        index += suffix
+        lengths.append(len(suffix))
+    return Pack(shared, _groups(lengths)), torch.tensor(order).argsort(), torch.tensor(index)

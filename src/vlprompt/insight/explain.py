@@ -126,12 +126,12 @@ def roll_out(
         tokens: N, the class token and the patches; prompt tokens stand after them.
         prompt: whose deep tokens take the place of others.
     """
-    deep = prompt.deep if prompt else ()
+    deep = dict(enumerate(prompt.deep, 1)) if prompt else {}
     first = attentions[0]
     relevance = torch.eye(first.shape[1], tokens, dtype=first.dtype, device=first.device)  # (T, N)
     for index, (probability, gradient) in enumerate(zip(attentions, gradients, strict=True)):
-        if 0 < index <= len(deep):
-            relevance = torch.cat([relevance[:tokens], relevance.new_zeros(len(deep[index - 1]), tokens)])
+        if (fresh := deep.get(index)) is not None:
+            relevance = torch.cat([relevance[:tokens], relevance.new_zeros(len(fresh), tokens)])
         weight = (gradient * probability).clamp(min=0).mean(0)  # (T, c + T)
         relevance = relevance[: len(weight)] + weight[:, -len(relevance) :] @ relevance
     return relevance[0]

@@ -22,6 +22,7 @@ from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.errors import UserError
 from vlprompt.methods.lengths import Lengths
+from vlprompt.methods.schedules import warmed_cosine
 from vlprompt.methods.templates import fill
 from vlprompt.typed import BatchSize, Between, Epochs, Rate, check_fields
 
@@ -33,8 +34,8 @@ Losses = dict[str, Tensor]
 class Settings:
     """Published training settings common to the methods of the field."""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD as published, or AdamW: far fewer steps where there is little time"""
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
+    """SGD as published, or AdamW: far fewer steps where there is little time; or Adam"""
     lr: Rate = 0.002
     """learning rate after one epoch of warm-up at 1e-5; cosine decay, stepped once an epoch"""
     epochs: Epochs = 50
@@ -42,7 +43,7 @@ class Settings:
     batch_size: BatchSize = 32
     """images a step"""
     momentum: Annotated[float, Between(0, 1, "high")] = 0.9
-    """momentum of SGD; AdamW's first beta"""
+    """momentum of SGD; the first beta of Adam and AdamW"""
     weight_decay: float = 5e-4
     """weight decay"""
 
@@ -55,13 +56,15 @@ class Batch(NamedTuple):
 
     ``images`` are pixels (B, 3, H, W) or, where no visual prompt is learned, image features (B, E);
     ``frozen`` gives the image features (B, E) without prompts, where they are constants, and ``below``
-    the hidden states that enter a vision layer below which nothing is prompted.
+    the hidden states that enter a vision layer below which nothing is prompted. ``other`` gives the images
+    again, augmented anew where they are augmented.
     """
 
     images: Tensor
     labels: Tensor
     frozen: Callable[[], Tensor] | None = None
     below: Callable[[int], Tensor] | None = None
+    other: Callable[[], Tensor] | None = None
 
 
 class Outputs(NamedTuple):
@@ -84,7 +87,7 @@ class Objective:
         loss: batch -> named losses.
         optimizer: owns the parameters.
         split: which images the batch is drawn from.
-        scheduled: whether the learning rate follows the schedule of the field.
+        scheduled: whether the learning rate follows the method's schedule.
         start: first epoch in which it takes part.
     """
 
@@ -234,9 +237,14 @@ class Method(nn.Module):
     def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of prompts with this method's settings."""
         s = self.settings
-        if s.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, s.lr, (s.momentum, 0.999), weight_decay=s.weight_decay)
-        return torch.optim.SGD(parameters, s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        if s.optimizer == "sgd":
+            return torch.optim.SGD(parameters, s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[s.optimizer]
+        return kind(parameters, s.lr, (s.momentum, 0.999), weight_decay=s.weight_decay)
+
+    def learning_rate(self, at: float, epochs: int) -> float:
+        """Learning rate ``at`` epochs after the start, a fraction within an epoch: the field's schedule."""
+        return warmed_cosine(self.settings.lr, at, epochs)
 
     def backward(self, losses: Losses, backward: Callable[..., None]) -> None:
         """Put gradients on the parameters.

@@ -58,3 +58,16 @@ def layer_lengths(lengths: Sequence[int], n_ctx: int, depth: int, layers: int, b
 def words_within(encoder: Encoder, words: str, n_ctx: int) -> str:
     """The words that a context of this length starts from; none where it is longer than they are."""
     return words if len(encoder.tokenize([words])[0]) - 2 >= n_ctx else ""
+
+
+def later_layer(number: int, layers: int, branch: str) -> int:
+    """Index from 0 of layer ``number`` (from 1), or of the last where there are fewer; never the first.
+
+    Raises:
+        UserError: the first layer, or a backbone with one.
+    """
+    if number < 2 or layers < 2:
+        raise UserError(
+            f"layer {number} of {layers} in the {branch} branch: tokens can enter from layer 2 on"
+        )
+    return min(number, layers) - 1

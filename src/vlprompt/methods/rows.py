@@ -47,12 +47,7 @@ def learnable_rows(
         first = k * n_ctx if class_specific else 0
         context = tuple(context_slot(first + i) for i in range(n_ctx))
         row = _around_context(sentence, context, replaced, len(name) - 2, position)
-        if len(row) > encoder.backbone.max_positions:
-            raise UserError(
-                f"class '{classnames[k]}' with {n_ctx} context tokens needs {len(row)} positions, the "
-                f"backbone has {encoder.backbone.max_positions}: shorten the name or the context"
-            )
-        result.append(row)
+        result.append(check_length(encoder, row, classnames[k], n_ctx))
     return result
 
 
@@ -66,6 +61,34 @@ def _around_context(sentence: Row, context: Row, replaced: int, name: int, posit
         "middle": start + context[:half] + before + context[half:] + after + end,
         "front": start + before + context + after + end,
     }[position]
+
+
+def template_rows(encoder: Encoder, classnames: Sequence[str], n_ctx: int, template: str) -> list[Row]:
+    """A template's sequences, whose first ``n_ctx`` words' tokens before the name give way to a context.
+
+    Raises:
+        UserError: a sequence would be longer than the backbone's positions.
+    """
+    words = template.split("{}")[0].strip()
+    replaced = min(n_ctx, len(encoder.tokenize([words])[0]) - 2) if words else 0
+    sentences = encoder.tokenize([fill(template, name) for name in classnames])
+    context = tuple(context_slot(i) for i in range(n_ctx))
+    rows = [row[:1] + context + row[1 + replaced :] for row in sentences]
+    return [check_length(encoder, row, name, n_ctx) for row, name in zip(rows, classnames, strict=True)]
+
+
+def check_length(encoder: Encoder, row: Row, name: str, n_ctx: int) -> Row:
+    """The sequence of a class.
+
+    Raises:
+        UserError: it is longer than the backbone's positions.
+    """
+    if len(row) > encoder.backbone.max_positions:
+        raise UserError(
+            f"class '{name}' with {n_ctx} context tokens needs {len(row)} positions, the "
+            f"backbone has {encoder.backbone.max_positions}: shorten the name or the context"
+        )
+    return row
 
 
 def context_parameter(encoder: Encoder, n_ctx: int, words: str = "", copies: int = 1) -> nn.Parameter:

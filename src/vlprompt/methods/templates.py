@@ -23,9 +23,9 @@ IMAGENET_TEMPLATES = (
 """The seven templates that CLIP's authors chose for ImageNet."""
 
 
-def fill(template: str, name: str) -> str:
-    """A template with the class name in it; underscores become spaces, braces in names are kept."""
-    return template.replace("{}", name.replace("_", " "), 1)
+def fill(template: str, name: str, underscores: bool = False) -> str:
+    """A template with the class name in it; underscores become spaces unless kept, braces in names stay."""
+    return template.replace("{}", name if underscores else name.replace("_", " "), 1)
 
 
 def template_features(

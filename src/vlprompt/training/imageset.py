@@ -35,7 +35,8 @@ class ImageSet:
         """The images and labels at some positions."""
         frozen = None if self.frozen is None else partial(self.frozen, positions)
         below = None if self.below is None else partial(self.below, positions)
-        return Batch(self.images(positions), self.labels[positions].to(device), frozen, below)
+        labels = self.labels[positions].to(device)
+        return Batch(self.images(positions), labels, frozen, below, partial(self.images, positions))
 
 
 def shuffled_batches(count: int, size: int, order: torch.Generator, endless: bool) -> Iterator[Tensor]:
@@ -45,3 +46,8 @@ def shuffled_batches(count: int, size: int, order: torch.Generator, endless: boo
         yield from (b for b in batches if len(b) == min(size, count))
         if not endless:
             return
+
+
+def steps_in_epoch(count: int, size: int) -> int:
+    """How many batches of ``shuffled_batches`` one pass over ``count`` images is."""
+    return max(count // size, 1)

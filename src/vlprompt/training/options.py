@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from vlprompt.methods.schedules import warmed_cosine
 from vlprompt.typed import Between, Positive, check_fields
-
-WARMUP_LR = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,5 +28,4 @@ class TrainOptions:
 
 def learning_rates(base: float, epochs: int) -> list[float]:
     """The field's schedule: one epoch at 1e-5, then a cosine from ``base``, stepped once an epoch."""
-    decay = [0.5 * base * (1 + math.cos(math.pi * epoch / epochs)) for epoch in range(epochs - 1)]
-    return [WARMUP_LR, *decay][:epochs]
+    return [warmed_cosine(base, epoch, epochs) for epoch in range(epochs)]

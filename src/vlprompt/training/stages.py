@@ -15,8 +15,8 @@ from vlprompt.errors import UserError
 from vlprompt.methods.base import Losses, Objective, Stage
 from vlprompt.progress import bar
 from vlprompt.training import checkpoint
-from vlprompt.training.imageset import ImageSet, shuffled_batches
-from vlprompt.training.options import TrainOptions, learning_rates
+from vlprompt.training.imageset import ImageSet, shuffled_batches, steps_in_epoch
+from vlprompt.training.options import TrainOptions
 from vlprompt.training.processes import Processes
 
 EpochRecord = dict[str, Any]
@@ -77,13 +77,13 @@ class StageRun:
         number = self.seed * 100_003 + epoch
         torch.manual_seed(number * 1009 + self.processes.accelerator.process_index)
         order = torch.Generator().manual_seed(number)
-        rate = learning_rates(self.method.settings.lr, self.epochs)[epoch]
-        self._set_rate(rate)
         self.method.train()
         streams = self._streams(order)
         sums: dict[str, float] = {}
         steps = 0
+        count = steps_in_epoch(len(self.splits["train"].labels), self.method.settings.batch_size)
         for positions in streams["train"]:
+            self._set_rate(self.method.learning_rate(epoch + steps / count, self.epochs))
             for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
                 if epoch < objective.start:
                     continue
@@ -99,6 +99,7 @@ class StageRun:
         self.method.after_epoch(epoch, self.epochs)
         means = {key: value / steps for key, value in sums.items()}
         seconds = time.perf_counter() - start
+        rate = self.method.learning_rate(epoch, self.epochs)
         record = {"stage": self.name, "epoch": epoch, "lr": rate, **means, "seconds": seconds}
         return record | self.method.epoch_record()
 

@@ -48,6 +48,12 @@ class CLIPBackbone(Backbone):
     def finish_vision(self, hidden: Tensor) -> Tensor:
         return self.model.visual_projection(self.model.vision_model.post_layernorm(hidden[:, 0]))
 
+    def norm_vision(self, hidden: Tensor) -> Tensor:
+        return self.model.vision_model.post_layernorm(hidden)
+
+    def enter_attention(self, layer: Any, hidden: Tensor) -> Tensor:
+        return layer.layer_norm1(hidden)
+
     def keys_values(self, layer: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         normed, attn = layer.layer_norm1(tokens), layer.self_attn
         split = (-1, attn.head_dim)

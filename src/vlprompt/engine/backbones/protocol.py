@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 
 from vlprompt.engine.activation import fuse_activations
 from vlprompt.engine.attention import NAME, AttentionPrompt, prompt_attention
+from vlprompt.errors import UserError
 
 AttentionInterface.register(NAME, prompt_attention)
 
@@ -108,7 +109,19 @@ class Backbone(ABC):
     def finish_vision(self, hidden: Tensor) -> Tensor:
         """Last hidden states (B, T, D), class token first -> image features (B, E)."""
 
+    def norm_vision(self, hidden: Tensor) -> Tensor:
+        """The vision branch's last norm (B, T, D), for features made of other tokens than its own.
+
+        Raises:
+            UserError: a family that has none.
+        """
+        raise UserError(f"backbone '{self.name}' has no last norm for tokens: use another method")
+
     # A layer of either branch.
+
+    @abstractmethod
+    def enter_attention(self, layer: Any, hidden: Tensor) -> Tensor:
+        """What a layer's attention projects: its input (..., D), normed."""
 
     @abstractmethod
     def keys_values(self, layer: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
