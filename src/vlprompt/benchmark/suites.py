@@ -68,14 +68,26 @@ _TOY: dict[str, Changes] = {
     "maple": _PIXELS,
     "promptsrc": _PIXELS | {"gpa_mean": 13.0, "gpa_std": 2.0},
     "dpl": _PIXELS | _SEARCH,
+    # None of those below was tuned: rates and epochs of their kind, and layers that four layers have.
+    "atprompt": _FEATURES,
+    "tcp": _FEATURES | {"eps": 1e-8, "class_layer": 3},
+    "clip_adapter": _FEATURES,
+    "taskres": _FEATURES,
+    "coprompt": _PIXELS | {"epochs": 8},
+    "mmrl": {"lr": 0.002, "batch_size": 8, "start": 3},
+    "mma": {"optimizer": "adamw", "lr": 0.001, "epochs": 10, "start": 2, "scale": 0.01},
+    "clip_lora": {"lr": 0.002, "epochs": 10},
 }
 _LARGE_PIXELS: Changes = {"epochs": 4, "batch_size": 16}
-_LARGE: dict[str, Changes] = {n: {"epochs": 10} for n in ("coop", "kgcoop", "prograd", "genpt")} | {
+_TEXT = ("coop", "kgcoop", "prograd", "genpt", "atprompt", "tcp")
+_LARGE: dict[str, Changes] = {n: {"epochs": 10} for n in (*_TEXT, "taskres", "clip_adapter")} | {
     "cocoop": {"epochs": 2},
     "vpt": _LARGE_PIXELS,
     "ivlp": _LARGE_PIXELS,
     "maple": _LARGE_PIXELS,
     "promptsrc": _LARGE_PIXELS | {"gpa_mean": 4.0, "gpa_std": 1.0},
+    "coprompt": _LARGE_PIXELS,
+    **{n: {"epochs": 3, "batch_size": 16} for n in ("mmrl", "mma", "clip_lora")},
     "dpl": _LARGE_PIXELS | {"search_epochs": 2},
 }
 """Tasks with more than a thousand training images, 64 and 80 classes."""
@@ -85,11 +97,28 @@ TOY_SETTINGS = _TOY | {
     for task in ("coloured-shapes", "textured-shapes")
 }
 
+MMRL_WEIGHTS = {
+    "stanfordcars": 7.0, "fgvcaircraft": 6.0, "sun397": 6.0, "dtd": 6.0, "food101": 5.0, "flowers102": 4.0,
+    "ucf101": 3.0, "oxfordpets": 0.2,
+}  # fmt: skip
+ATTRIBUTES = {
+    "imagenet": ("color", "shape"), "caltech101": ("shape", "size"), "oxfordpets": ("playfulness", "energy"),
+    "stanfordcars": ("luxury",), "flowers102": ("color", "habitat", "growth"),
+    "food101": ("flavor", "preparation"), "fgvcaircraft": ("design", "range"), "sun397": ("function",),
+    "dtd": ("pattern", "color", "design"), "eurosat": ("habitat",), "ucf101": ("precision",),
+}  # fmt: skip
+"""Searched once for each data set by ATPrompt's authors."""
 IMAGENET_SETTINGS: dict[str, Changes] = {
     "coop@imagenet": {"epochs": 50},
     "prograd@imagenet": {"epochs": 50},
+    "taskres@imagenet": {"lr": 2e-4},
+    "taskres@flowers102": {"alpha": 1.0},
+    "mma@imagenet": {"batch_size": 128},
+    "mmrl@eurosat": {"width": 2048, "regularization": 0.01},
+    **{f"mmrl@{name}": {"regularization": weight} for name, weight in MMRL_WEIGHTS.items()},
+    **{f"atprompt@{name}": {"attributes": words} for name, words in ATTRIBUTES.items()},
 }
-"""Published settings that differ on ImageNet."""
+"""Published settings that differ by data set."""
 
 SUITES = {
     "toy": Suite(
