@@ -22,7 +22,7 @@ class Settings(base.Settings):
 
 
 class TaskResidual(base.Method):
-    name, title, paper, year = "taskres", "Task residuals", "2211.10277", 2023
+    name, title, paper, year = "residuals", "Task residuals", "2211.10277", 2023
     learns = "a residual of every class feature"
     Settings = Settings
 
