@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from vlprompt.benchmark.protocols import (
     PROTOCOLS,
     Cell,
     Protocol,
+    own_digest,
     preset_of,
 )
 from vlprompt.benchmark.suites import SUITES, Changes
@@ -130,7 +130,7 @@ def _cells(
                     shots=shots,
                     seed=seed,
                     augment=suite.augment,
-                    own_method=_digest(method),
+                    own_method=own_digest(method),
                     root=choice.root,
                 )
                 yield dataclasses.replace(cell, command=_command(cell, _difference(wanted, usual)))
@@ -140,12 +140,6 @@ def _difference(settings: Any, other: Any) -> Changes:
     """Values of ``settings`` that are not those of ``other``."""
     theirs = dataclasses.asdict(other)
     return {name: v for name, v in dataclasses.asdict(settings).items() if v != theirs[name]}
-
-
-def _digest(method: str) -> str:
-    """What the user's own files among a method's parts hold."""
-    files = [Path(part) for part in method.split("+") if part.endswith(".py")]
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:16] if files else ""
 
 
 def _command(cell: Cell, changes: Changes) -> str:
@@ -167,7 +161,7 @@ def _refusal(cell: Cell, encoder: Encoder) -> str:
     settings = kind.settings_for(cell.shots, **published | cell.settings)
     method = kind(encoder, ("cat", "dog"), settings)
     try:
-        method.set_classes(("car", "plane", "ship"))
+        method.transfer(("car", "plane", "ship"))
     except UserError as error:
         return str(error)
     return ""

@@ -21,6 +21,7 @@ import vlprompt
 from vlprompt import data
 from vlprompt.benchmark.suites import SUITES, Changes, Suite
 from vlprompt.dataset import Dataset
+from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
 from vlprompt.training.inputs import Augment
@@ -91,6 +92,12 @@ def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def own_digest(method: str) -> str:
+    """What the user's own files among a method's parts hold."""
+    files = [Path(part) for part in method.split("+") if part.endswith(".py")]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:16] if files else ""
+
+
 def run_cell(cell: Cell) -> Record:
     """Train and test one model.
 
@@ -106,9 +113,17 @@ def run_cell(cell: Cell) -> Record:
         UserError: missing or unusable data, settings that do not fit, a method that cannot do this.
     """
     start = time.perf_counter()
+    if cell.own_method != own_digest(cell.method):
+        raise UserError(f"method file '{cell.method}' is another here than where the run was planned")
     with one_thread():
         classifier, metrics = PROTOCOLS[cell.protocol](cell)
     method = classifier.method_
+    found = method.encoder.backbone.digest
+    if cell.revision and found != cell.revision:
+        raise UserError(
+            f"model '{cell.model}' has the weights {found} here, {cell.revision} where the run was planned: "
+            "give every machine the same"
+        )
     return {
         "key": cell.key,
         "run": cell.run,

@@ -17,12 +17,12 @@ FLAG = "--config"
 
 
 def config_text(options: Any, settings: Mapping[str, Any]) -> str:
-    """All flags of a run as YAML; what is empty is left out."""
+    """All flags of a run as YAML; empty lists, which are all defaults, are left out."""
     flags = dataclasses.asdict(options) | dict(settings)
     plain = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in flags.items()
-        if name not in ("json", "lengths", "track", "force") and value not in (None, "", (), [])
+        if name not in ("json", "lengths", "track", "force") and value not in ((), [])
     }
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 

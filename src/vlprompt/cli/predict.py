@@ -49,7 +49,7 @@ def predict(
             raise UserError(f"none of the {len(found)} images can be read: see the warnings above")
         trained = load(classifier, model, device, method).method
     if classes:
-        trained.set_classes(classes)
+        trained.transfer(classes)
     probabilities = predict_logits(trained, paths, show=True).softmax(-1).numpy()  # (N, K)
     rows = [
         {"image": str(path), "class": trained.classnames[k], "probability": round(float(p[k]), 6)}

@@ -25,7 +25,14 @@ from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.estimator import artifact, card, loading
-from vlprompt.estimator.fitting import VALIDATION, check_templates, set_aside, settings_for
+from vlprompt.estimator.fitting import (
+    VALIDATION,
+    check_classnames,
+    check_parameters,
+    check_templates,
+    set_aside,
+    settings_for,
+)
 from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
 from vlprompt.estimator.prediction import predict_logits
@@ -122,6 +129,9 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         Raises:
             UserError: see the message.
         """
+        if (X_val is None) != (y_val is None):
+            raise UserError("validation images and labels go together: give both X_val and y_val, or neither")
+        y = y if isinstance(y, np.ndarray) else list(y)  # an iterator would be empty the second time
         classes = find_classes(y)
         names = names_of(classes.tolist(), self.class_names)
         train, val = labelled_items(X, y, classes), list[Item]()
@@ -148,23 +158,31 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             raise UserError(
                 f"data set '{dataset.name}' has {len(dataset.classnames)} class: give two or more"
             )
+        check_parameters(self.get_params())
         kind = get_method(self.method, files=True)
-        self._start(kind, dataset)
-        method = self.method_
-        splits = self._splits(dataset)
-        if type(method).see is not Method.see:
-            features = image_features(method.encoder, [i.image for i in dataset.train], self.verbose)
-            method.see(features, splits["train"].labels.to(features.device))
-        self.history_ = fit(method, splits, self._options(), checkpoints, self.verbose, on_epoch)
+        with torch.random.fork_rng():  # the caller's own draws go on as if nothing had been trained
+            self._start(kind, dataset)
+            method = self.method_
+            dataset = self._held_out(dataset)
+            splits = self._splits(dataset)
+            if type(method).see is not Method.see:
+                features = image_features(method.encoder, [i.image for i in dataset.train], self.verbose)
+                method.see(features, splits["train"].labels.to(features.device))
+            self.history_ = fit(method, splits, self._options(), checkpoints, self.verbose, on_epoch)
         method.eval()
         return self
+
+    def _held_out(self, dataset: Dataset) -> Dataset:
+        """With images for validation, where the method learns on such."""
+        if not self.method_.needs_validation or dataset.val:
+            return dataset
+        train, val = set_aside(dataset.train, VALIDATION)
+        return dataclasses.replace(dataset, train=train, val=val)
 
     def _start(self, kind: type[Method], dataset: Dataset) -> None:
         """The untrained method for a data set's classes."""
         settings = settings_for(kind, dataset, kind.preset(self.preset) | (self.settings or {}))
         check_templates(dataset.templates)
-        if self.views < 0:
-            raise UserError(f"views {self.views}: give a number from 0")
         encoder = Encoder(load_backbone(self.model, pick_device(self.device)))
         torch.manual_seed(self._options().seed)
         self.method_ = kind(encoder, dataset.classnames, settings, dataset.templates)
@@ -175,8 +193,6 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
     def _splits(self, dataset: Dataset) -> dict[str, Any]:
         method, needs_val = self.method_, self.method_.needs_validation
         train, val = list(dataset.train), list(dataset.val)
-        if needs_val and not val:
-            train, val = set_aside(train, VALIDATION)
         frozen = not method.has_visual_prompts
         augment: Augment = self.augment  # type: ignore[assignment]
         if self.augment == "auto":
@@ -246,10 +262,11 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             UserError: the method learned something for each class that no other class can use.
         """
         check_is_fitted(self, "method_")
+        names = check_classnames(classnames)
         if templates is not None:
-            self.method_.templates = tuple(templates)
-        self.method_.set_classes(classnames)
-        self.classnames_, self.classes_ = tuple(classnames), np.array(classnames)
+            check_templates(templates)
+        self.method_.transfer(names, templates)
+        self.classnames_, self.classes_ = names, np.array(names)
         return self
 
     # Keeping.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
 from vlprompt.methods.base import Method
+from vlprompt.typed import Between, checked
 
 VALIDATION = 4
 """Images a class that ``fit(X, y)`` holds out for a method that learns on validation images."""
@@ -29,10 +31,47 @@ def settings_for(kind: type[Method], dataset: Dataset, changes: dict[str, Any]) 
     return kind.settings_for(len(dataset.train) // len(dataset.classnames), **changes)
 
 
+PARAMETERS = {
+    "method": str,
+    "model": str,
+    "settings": dict[str, Any] | None,
+    "preset": str,
+    "augment": Literal["auto", "crop+flip", "crop", "gentle", "none"],
+    "views": Annotated[int, Between(0, 1000)],
+    "device": str,
+    "verbose": bool,
+}
+"""Types of the estimator's parameters; those of the training have theirs in ``TrainOptions``."""
+
+
+def check_parameters(given: Mapping[str, Any]) -> None:
+    """Refuse parameters of other types.
+
+    Raises:
+        UserError: names the parameter and the value.
+    """
+    for name, hint in PARAMETERS.items():
+        value = given[name]
+        checked(str(value) if isinstance(value, Path) else value, hint, name)
+
+
+def check_classnames(classnames: Iterable[str]) -> tuple[str, ...]:
+    """The names; refuses one text instead of several, other things than texts, and none at all."""
+    if isinstance(classnames, str | bytes):
+        raise UserError(f"class names {classnames!r} are one text: give a list of names")
+    names = tuple(classnames)
+    for name in names or ("",):
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"class name {name!r}: give a text for every class")
+    return names
+
+
 def check_templates(templates: Sequence[str]) -> None:
     """Refuse templates without a place for the class name, and none at all."""
+    if isinstance(templates, str):
+        raise UserError(f"templates '{templates}' are one text: give a list of templates")
     for template in templates or ("",):
-        if "{}" not in template:
+        if not isinstance(template, str) or "{}" not in template:
             raise UserError(f"template '{template}': it needs {{}} where the class name shall stand")
 
 

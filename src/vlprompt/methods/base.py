@@ -118,6 +118,13 @@ class Stage:
     enter: Callable[[], None] = lambda: None
 
 
+class _State(NamedTuple):
+    """What a method is made of, by reference: nothing of it is changed in place after the training."""
+
+    values: dict[str, Any]
+    tensors: list[tuple[nn.Parameter, Tensor]]
+
+
 class Method(nn.Module):
     """A way to adapt a frozen backbone to named classes.
 
@@ -138,6 +145,8 @@ class Method(nn.Module):
     """What this method adds to the cross-entropy, for the prompts of any other (``dpl+kgcoop``)."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Other published settings, by name: what differs from the defaults."""
+    _trained: _State | None = None
+    """As it was trained, once it classifies into other classes."""
 
     def __init__(
         self,
@@ -188,6 +197,39 @@ class Method(nn.Module):
         """Use these classes from now on; what is learned stays."""
         self.sequences = self.rows(tuple(classnames))
         self.classnames = tuple(classnames)
+
+    def transfer(self, classnames: Sequence[str], templates: Sequence[str] | None = None) -> None:
+        """Classify into other classes: a view of what was trained, the same whatever was used before.
+
+        All or nothing: where the classes are refused, those of before stay.
+
+        Args:
+            templates: those that the method was trained with by default.
+
+        Raises:
+            UserError: the method learned something for each class that no other class can use.
+        """
+        before = self._state()
+        trained = self._trained or before
+        try:
+            self._restore(trained)
+            self.templates = tuple(templates or self.templates)
+            self.set_classes(tuple(classnames))
+        except BaseException:
+            self._restore(before)
+            raise
+        self._trained = trained
+
+    def _state(self) -> _State:
+        values = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        return _State(values, [(p, p.data) for p in self.parameters()])
+
+    def _restore(self, state: _State) -> None:
+        for key in [key for key in vars(self) if not key.startswith("_") and key not in state.values]:
+            delattr(self, key)
+        vars(self).update(state.values)
+        for parameter, data in state.tensors:
+            parameter.data = data
 
     def loss(self, batch: Batch) -> Losses:
         """What to minimise, and what it is made of."""

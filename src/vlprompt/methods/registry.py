@@ -55,6 +55,11 @@ def _compose(name: str, files: bool) -> type[Method]:
     prompts, *others = [get_method(part, files) for part in name.split("+")]
     if prompts.loss is not Method.loss:
         raise UserError(f"method '{prompts.name}' has a loss of its own: no other can be added ('{name}')")
+    learned_in_steps = prompts.forward is Method.forward and prompts.objectives is Method.objectives
+    if not learned_in_steps or prompts.build is Method.build:
+        raise UserError(f"method '{prompts.name}' learns no prompts: nothing can be added to it ('{name}')")
+    if twice := [other.name for other in others if others.count(other) > 1]:
+        raise UserError(f"method '{twice[0]}' is added twice ('{name}'): once is enough")
     losses = []
     for other in others:
         if other.added is None:
