@@ -394,7 +394,7 @@ def test_an_output_that_cannot_be(place, photos, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     out = photos if place == "photos" else tmp_path / place
     line = bad(capsys, "fit", photos, "--out", out, "--method", "zeroshot", "--shots", 2)
-    assert "give another folder" in line or "give a folder you may write to" in line
+    assert "give another name" in line or "give a folder you may write to" in line
     assert {p.name for p in tmp_path.iterdir()} == {"file"} and len(list(photos.rglob("*.png"))) == 21
 
 

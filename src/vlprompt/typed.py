@@ -140,7 +140,8 @@ def _mapping(value: Any, hint: Any, origin: Any, inner: Sequence[Any], place: st
             for k, v in value.items()
         }
     known = hints(hint)
-    needed = getattr(hint, "__required_keys__", None) or {f for f in known if f not in vars(hint)}
+    # Not by __required_keys__, which does not see NotRequired in hints that are kept as text.
+    needed = {k for k, h in known.items() if k not in vars(hint) and typing.get_origin(h) is not NotRequired}
     if absent := sorted(needed - value.keys()):
         raise UserError(f"{place}: '{absent[0]}' is missing")
     if unknown := sorted(map(str, value.keys() - known.keys())):

@@ -39,11 +39,13 @@ def predict(
         raise UserError("no images: name files, folders or patterns after the classifier's folder")
     with no_collector():  # not by PromptClassifier, whose scikit-learn takes a second to import
         from vlprompt.data import find_images
-        from vlprompt.data.images import readable
+        from vlprompt.data.images import open_image, readable
         from vlprompt.estimator.loading import load
         from vlprompt.estimator.prediction import predict_logits
 
         found = find_images(images)
+        if len(found) == 1:
+            open_image(found[0])  # which says what is wrong
         paths = readable(found)
         if not paths:
             raise UserError(f"none of the {len(found)} images can be read: see the warnings above")
