@@ -58,6 +58,7 @@ def test_refused_classes_change_nothing(method, photos):
         ("tip+promptsrc", "learns no prompts"),
         ("zeroshot+kgcoop", "learns no prompts"),
         ("dpl+kgcoop+kgcoop", "added twice"),
+        ("kgcoop+kgcoop", "has what 'kgcoop' adds already"),
     ],
 )
 def test_what_cannot_be_joined(name, words):

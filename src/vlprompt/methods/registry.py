@@ -65,6 +65,8 @@ def _compose(name: str, files: bool) -> type[Method]:
         if other.added is None:
             able = ", ".join(n for n, m in all_methods().items() if m.added)
             raise UserError(f"method '{other.name}' adds nothing to the cross-entropy: add one of {able}")
+        if issubclass(prompts, other.added):
+            raise UserError(f"method '{prompts.name}' has what '{other.name}' adds already ('{name}')")
         losses.append(other.added)
     bases = (*(loss.Settings for loss in losses), prompts.Settings)
     settings = make_dataclass("Settings", [], bases=bases, frozen=True, kw_only=True)
