@@ -37,10 +37,12 @@ class Pack:
     Args:
         prefix: number of leading positions common to all sequences (0 is allowed).
         groups: ``(count, length)`` of neighbouring suffixes of equal length, in order.
+        causal: whether a position sees only what stands before it; otherwise all of its own suffix.
     """
 
     prefix: int
     groups: tuple[tuple[int, int], ...]
+    causal: bool = True
 
     @property
     def ends(self) -> Tensor:
@@ -113,9 +115,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[T
 
 
 def attend_branches(
-    query: Tensor, key: Tensor, value: Tensor, shared: Shared, length: int, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, shared: Shared, length: int, scaling: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention of n branches of one length, each after the same shared keys.
+    """Attention of n branches of one length, each after the same shared keys.
 
     Args:
         query: (B, h, n * m, d), branch after branch: the last m positions of each, 1 <= m <= length.
@@ -127,8 +129,11 @@ def attend_branches(
     """
     k, v = (x.unflatten(2, (-1, length)) for x in (key, value))  # (B, h, n, length, d)
     q = query.unflatten(2, (k.shape[2], -1))  # (B, h, n, m, d)
-    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)[-q.shape[3] :]
-    own = _upcast(q @ k.mT * scaling).masked_fill(future, -torch.inf).flatten(2, 3)  # (B, h, n*m, length)
+    own = _upcast(q @ k.mT * scaling)  # (B, h, n, m, length)
+    if causal:
+        future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)[-q.shape[3] :]
+        own = own.masked_fill(future, -torch.inf)
+    own = own.flatten(2, 3)  # (B, h, n*m, length)
     seen = shared.scores(query, scaling)  # (B, h, n*m, S)
     scores = torch.cat([seen, own], -1)
     lse = scores.logsumexp(-1)
@@ -140,7 +145,7 @@ def attend_branches(
 def attend_packed(
     query: Tensor, key: Tensor, value: Tensor, pack: Pack, shared: Shared, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention over a pack: the prefix, then each suffix after the prefix.
+    """Attention over a pack: the prefix, then each suffix after the prefix.
 
     Args:
         query: (B, h, Q, d), every position or only the last of each suffix (``pack.ends``).
@@ -156,10 +161,10 @@ def attend_packed(
     (prefix_q, prefix_k, prefix_v), suffixes = parts[0], parts[1:]
     done = []
     if asked[0]:
-        done.append(attend_branches(prefix_q, prefix_k, prefix_v, shared, pack.prefix, scaling))
+        done.append(attend_branches(prefix_q, prefix_k, prefix_v, shared, pack.prefix, scaling, pack.causal))
     shared = shared.followed_by(prefix_k, prefix_v)
     for (q, k, v), (_, length) in zip(suffixes, pack.groups, strict=True):
-        done.append(attend_branches(q, k, v, shared, length, scaling))
+        done.append(attend_branches(q, k, v, shared, length, scaling, pack.causal))
     return torch.cat([o for o, _ in done], 2), torch.cat([lse for _, lse in done], 2)
 
 

@@ -85,13 +85,18 @@ class Encoder:
             torch.tensor(list(ids), dtype=torch.long, device=self.backbone.device)
         )
 
+    def body(self, text: str) -> Row:
+        """Token ids of a text alone, without start and end token."""
+        return self.tokenize([text])[0][self.backbone.starts : -1]
+
     @torch.no_grad()
     def word_states(self, words: str) -> list[Tensor]:
         """Hidden states (n, D) of n word tokens as they enter each text layer, e.g. to initialise prompts."""
-        plan, layers = Plan.of(self.tokenize([words])), self.backbone.text_layers
-        hidden, states = self._embed_plan(plan, None), []  # (1, n + 2, D)
+        rows, layers = self.tokenize([words]), self.backbone.text_layers
+        plan, start = self._plan(rows), self.backbone.starts
+        hidden, states = self._embed_plan(plan, None), []  # (1, T, D)
         for layer in layers:
-            states.append(hidden[0, 1:-1].float())
+            states.append(hidden[0, start : len(rows[0]) - 1].float())
             hidden = self.backbone.run_layer(layer, hidden, AttentionPrompt(plan.pack))
         return states
 
@@ -140,7 +145,7 @@ class Encoder:
 
     def _encode_pack(self, rows: Sequence[Row], prompt: Prompt, normalize: bool) -> Tensor:
         """Class features of sequences in one pack."""
-        plan, layers = Plan.of(rows, share=not prompt.noisy), self.backbone.text_layers
+        plan, layers = self._plan(rows, share=not prompt.noisy), self.backbone.text_layers
         first = prompt.first if prompt.first < len(layers) else 0
 
         def below() -> Tensor:
@@ -151,7 +156,9 @@ class Encoder:
         hidden = self._constant(below, *kept) if first else below()  # (B or 1, T, D)
         hidden = hidden.expand(prompt.rows or 1, -1, -1)
         context = 0 if prompt.context is None else prompt.context.shape[-2]
-        hidden, plan = self._run(layers, hidden, prompt, prompt.place or (1, context), plan, first)
+        hidden, plan = self._run(
+            layers, hidden, prompt, prompt.place or (self.backbone.starts, context), plan, first
+        )
         features = self.backbone.finish_text(hidden)[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
         features = F.normalize(features, dim=-1) if normalize else features
         return features[0] if prompt.rows is None else features
@@ -220,7 +227,7 @@ class Encoder:
         """Sequences in as few chunks as the memory allows; one where nothing is kept for a backward pass."""
         if not torch.is_grad_enabled() or len(rows) == 1:
             return [slice(None)]
-        plan = Plan.of(rows, share=not prompt.parts_sequences)
+        plan = self._plan(rows, share=not prompt.parts_sequences)
         layers, width = len(self.backbone.text_layers), self.backbone.text_width
         size = self.backbone.dtype.itemsize
         each = (prompt.rows or 1) * layers * KEPT_PER_TOKEN * width * size
@@ -231,6 +238,12 @@ class Encoder:
         count = min(-(-suffixes // room), len(rows))
         step = -(-len(rows) // count)
         return [slice(i, i + step) for i in range(0, len(rows), step)]
+
+    def _plan(self, rows: Sequence[Row], share: bool = True) -> Plan:
+        """How sequences stand in one row; ``share`` as in :meth:`Plan.of`."""
+        if self.backbone.pad is None:
+            return Plan.of(rows, share)
+        return Plan.padded(rows, self.backbone.max_positions, self.backbone.pad)
 
     def _embed_plan(self, plan: Plan, context: Tensor | None) -> Tensor:
         """Entries of a plan -> embeddings with positions (B or 1, T, D)."""
@@ -275,7 +288,8 @@ class Encoder:
             read = None
             if index == len(layers) - 1:
                 last = hidden.shape[1] - torch.arange(tokens, 0, -1)
-                read = torch.cat([torch.zeros(1, dtype=torch.long), last]) if plan is None else plan.pack.ends
+                first_read = torch.arange(self.backbone.read_tokens)
+                read = torch.cat([first_read, last]) if plan is None else plan.pack.ends
             keys_values = prompt.keys_values[index] if index < len(prompt.keys_values) else None
             beside = prompt.beside[index] if index < len(prompt.beside) else None
             pack = None if plan is None else plan.pack
@@ -287,7 +301,9 @@ class Encoder:
     ) -> tuple[Tensor, Plan | None]:
         """Hidden states (B, T, D) with other tokens, (n, D) or (K, n, D), at a place; and their plan."""
         (start, standing), rows = place, len(hidden)
-        if plan is not None and (tokens.ndim == 3 or plan.pack.prefix < start + standing):
+        if plan is not None and (
+            tokens.ndim == 3 or not plan.pack.causal or plan.pack.prefix < start + standing
+        ):
             own = tokens.expand(len(plan.owners), -1, -1)  # (K, n, D)
             plan, index = plan.apart(start, standing, own.shape[1])
             both = torch.cat([hidden, own.flatten(0, 1).expand(rows, -1, -1)], 1)

@@ -46,6 +46,12 @@ class Plan:
         """
         return _plan(tuple(rows), share)
 
+    @staticmethod
+    def padded(rows: Sequence[Row], length: int, pad: int) -> Plan:
+        """Sequences filled up to one length whose positions all see each other: nothing is shared or cut."""
+        plan = _plan(tuple((*row, *(pad,) * (length - len(row))) for row in rows), False)
+        return replace(plan, pack=replace(plan.pack, causal=False))
+
     def resized(self, more: int) -> Plan:
         """The plan with ``more`` (or fewer) tokens in the prefix."""
         return replace(self, pack=replace(self.pack, prefix=self.pack.prefix + more))
@@ -110,4 +116,4 @@ def _apart(
         suffix = [*at[:start], *fresh, *at[start + standing :]][shared:]
         index += suffix
         lengths.append(len(suffix))
-    return Pack(shared, _groups(lengths)), torch.tensor(order).argsort(), torch.tensor(index)
+    return Pack(shared, _groups(lengths), pack.causal), torch.tensor(order).argsort(), torch.tensor(index)

@@ -58,8 +58,10 @@ def export_transformers(classifier: PromptClassifier, folder: str | Path, force:
 
 def _check_stock(method: Method, names: tuple[str, ...]) -> None:
     """Raise unless the method is cosines of plain image features with class features, names distinct."""
-    kind = type(method)
+    kind, backbone = type(method), method.encoder.backbone
     remedy = "export it to ONNX"
+    if not isinstance(backbone.model, CLIPModel):
+        raise UserError(f"backbone '{backbone.name}' is no CLIP of the stock type: {remedy}")
     if method.vision_prompt() is not None:
         raise UserError(f"method '{method.name}' has visual prompts, a stock CLIP has none: {remedy}")
     for step in ("forward", "predictor", "image_features", "logits"):

@@ -97,6 +97,11 @@ def patch_relevance(method: Method, pixels: Tensor, chosen: int | None = None) -
     Returns:
         Relevance (N - 1,) of the patches, row by row, and the probabilities (K,).
     """
+    if method.encoder.backbone.read_tokens > 1:
+        raise UserError(
+            f"an explanation follows the class token, which '{method.encoder.backbone.name}' does not have: "
+            "use a CLIP"
+        )
     with torch.no_grad():
         predictor = method.predictor()
     with torch.enable_grad(), record_attention() as attentions:

@@ -45,7 +45,7 @@ class CoOp(Method):
         """The context (n, D), or (K * n, D) where it is class-specific."""
         s = self.settings
         self.words = s.ctx_init.replace("_", " ")
-        self.n_ctx = len(self.encoder.tokenize([self.words])[0]) - 2 if self.words else s.n_ctx
+        self.n_ctx = len(self.encoder.body(self.words)) if self.words else s.n_ctx
         copies = len(self.classnames) if s.class_specific else 1
         self.ctx = context_parameter(self.encoder, self.n_ctx, self.words, copies)
 

@@ -57,7 +57,7 @@ def layer_lengths(lengths: Sequence[int], n_ctx: int, depth: int, layers: int, b
 
 def words_within(encoder: Encoder, words: str, n_ctx: int) -> str:
     """The words that a context of this length starts from; none where it is longer than they are."""
-    return words if len(encoder.tokenize([words])[0]) - 2 >= n_ctx else ""
+    return words if len(encoder.body(words)) >= n_ctx else ""
 
 
 def later_layer(number: int, layers: int, branch: str) -> int:

@@ -41,19 +41,21 @@ def learnable_rows(
     """
     names = [fill("{}", name) for name in classnames]
     sentences = encoder.tokenize([f"{words} {name}.".lstrip() for name in names])
-    replaced = n_ctx if words else 0
+    replaced, starts = n_ctx if words else 0, encoder.backbone.starts
     result = []
     for k, (name, sentence) in enumerate(zip(encoder.tokenize(names), sentences, strict=True)):
-        first = k * n_ctx if class_specific else 0
-        context = tuple(context_slot(first + i) for i in range(n_ctx))
-        row = _around_context(sentence, context, replaced, len(name) - 2, position)
+        offset = k * n_ctx if class_specific else 0
+        context = tuple(context_slot(offset + i) for i in range(n_ctx))
+        row = _around_context(sentence, starts, context, replaced, len(name) - starts - 1, position)
         result.append(check_length(encoder, row, classnames[k], n_ctx))
     return result
 
 
-def _around_context(sentence: Row, context: Row, replaced: int, name: int, position: Position) -> Row:
+def _around_context(
+    sentence: Row, starts: int, context: Row, replaced: int, name: int, position: Position
+) -> Row:
     """A sentence whose first ``replaced`` tokens give way to a context; the name has ``name`` tokens."""
-    start, body, end = sentence[:1], sentence[1 + replaced : -1], sentence[-1:]
+    start, body, end = sentence[:starts], sentence[starts + replaced : -1], sentence[-1:]
     before, after = body[:name], body[name:]
     half = len(context) // 2
     return {
@@ -103,7 +105,7 @@ def context_parameter(encoder: Encoder, n_ctx: int, words: str = "", copies: int
         )
     if not words:
         return random_tokens(copies * n_ctx, encoder.backbone.text_width, encoder)
-    ids = encoder.tokenize([words])[0][1:-1]
+    ids = encoder.body(words)
     if len(ids) < n_ctx:
         raise UserError(
             f"'{words}' has {len(ids)} tokens, the context {n_ctx}: give more words or lower n_ctx"

@@ -21,10 +21,13 @@ class CLIPBackbone(Backbone):
         text, vision = model.text_model, model.vision_model
         self.text_layers, self.vision_layers = text.encoder.layers, vision.encoder.layers
         self.text_width, self.vision_width = text.config.hidden_size, vision.config.hidden_size
-        self.joint_width = model.config.projection_dim
+        self.joint_width = self._joint_width()
         self.image_size = vision.config.image_size
         self.patches = vision.embeddings.num_patches
         self.max_positions = text.config.max_position_embeddings
+
+    def _joint_width(self) -> int:
+        return self.model.config.projection_dim
 
     @property
     def logit_scale(self) -> Tensor:
@@ -63,7 +66,9 @@ class CLIPBackbone(Backbone):
     def run_layer(self, layer: Any, hidden: Tensor, prompt: AttentionPrompt) -> Tensor:
         return layer(hidden, None, prompt=prompt)
 
-    def run_last_layer(self, layer: Any, hidden: Tensor, prompt: AttentionPrompt, read: Tensor) -> Tensor:
+    def run_last_layer(
+        self, layer: Any, hidden: Tensor, prompt: AttentionPrompt, read: Tensor | slice
+    ) -> Tensor:
         attn, normed = layer.self_attn, layer.layer_norm1(hidden)
         query, key, value = (
             project(x).unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)  # (B, h, R or T, d)

@@ -14,11 +14,17 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.backbones.hub import fetch
+from vlprompt.engine.backbones.metaclip_2 import MetaClip2Backbone
 from vlprompt.engine.backbones.protocol import Backbone
+from vlprompt.engine.backbones.siglip import SiglipBackbone
 from vlprompt.engine.backbones.weights import read_weights
 from vlprompt.errors import UserError
 
-FAMILIES: dict[str, type[Backbone]] = {"clip": CLIPBackbone}
+FAMILIES: dict[str, type[Backbone]] = {
+    "clip": CLIPBackbone,
+    "metaclip_2": MetaClip2Backbone,
+    "siglip": SiglipBackbone,
+}
 """The family of each ``model_type`` that a config.json may name."""
 
 TOY = Path(__file__).parents[2] / "toy"

@@ -23,7 +23,7 @@ AttentionInterface.register(NAME, prompt_attention)
 
 
 class Backbone(ABC):
-    """A frozen dual encoder with a causal text branch, read at its end-of-text token.
+    """A frozen dual encoder, its text branch causal and read at the end-of-text token, or reading all.
 
     Its layers run as ``transformers`` wrote them, with the attention function of
     :mod:`vlprompt.engine.attention`.
@@ -47,9 +47,15 @@ class Backbone(ABC):
     image_size: int
     """height and width of the pixels, which are square"""
     patches: int
-    """of one image; a class token stands before them"""
+    """of one image; behind a class token, where there is one"""
     max_positions: int
     """of the text branch"""
+    starts: int = 1
+    """tokens that the tokenizer puts before a text; one end token stands behind it"""
+    pad: int | None = None
+    """token that fills sequences up to max_positions, where the text branch reads all of them"""
+    read_tokens: int = 1
+    """leading positions that an image feature is made of: the class token, or all patches"""
 
     def __init__(
         self,
@@ -93,13 +99,13 @@ class Backbone(ABC):
 
     @abstractmethod
     def finish_text(self, hidden: Tensor) -> Tensor:
-        """Hidden states at the end-of-text tokens (..., D) -> class features (..., E)."""
+        """Hidden states where text is read, its end (..., D) -> class features (..., E)."""
 
     # The vision branch.
 
     @abstractmethod
     def embed_image(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) -> class token and patches with positions (B, 1 + patches, D)."""
+        """Pixels (B, 3, H, W) -> class token, if any, and patches with positions (B, [1 +] patches, D)."""
 
     @abstractmethod
     def enter_vision(self, hidden: Tensor) -> Tensor:
@@ -107,7 +113,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def finish_vision(self, hidden: Tensor) -> Tensor:
-        """Last hidden states (B, T, D), class token first -> image features (B, E)."""
+        """Last hidden states (B, T, D), first those that are read -> image features (B, E)."""
 
     def norm_vision(self, hidden: Tensor) -> Tensor:
         """The vision branch's last norm (B, T, D), for features made of other tokens than its own.
@@ -132,7 +138,9 @@ class Backbone(ABC):
         """One stock layer, its attention told what to add: (B, T, D) -> (B, T, D)."""
 
     @abstractmethod
-    def run_last_layer(self, layer: Any, hidden: Tensor, prompt: AttentionPrompt, read: Tensor) -> Tensor:
+    def run_last_layer(
+        self, layer: Any, hidden: Tensor, prompt: AttentionPrompt, read: Tensor | slice
+    ) -> Tensor:
         """A stock layer at the positions that are read: these see all, nothing else goes on.
 
         Args:

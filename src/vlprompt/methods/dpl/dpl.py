@@ -137,13 +137,13 @@ class DPL(Method):
         ]
         rows: list[Row] = []
         contexts: list[Tensor] = []
-        offset = 0
+        offset, first = 0, self.encoder.backbone.starts
         for sequences in per_class:
             longest = max(map(len, sequences))
-            padded = [s[1:-1] + s[-1:] * (longest - len(s)) for s in sequences]
-            embedded = [self.encoder.embed(ids) for ids in padded]  # each (longest - 2, D)
+            padded = [s[first:-1] + s[-1:] * (longest - len(s)) for s in sequences]
+            embedded = [self.encoder.embed(ids) for ids in padded]  # each (longest - first - 1, D)
             contexts.append(torch.stack(embedded).mean(0))
-            slots = tuple(context_slot(offset + i) for i in range(longest - 2))
-            rows.append(sequences[0][:1] + slots + sequences[0][-1:])
-            offset += longest - 2
+            slots = tuple(context_slot(offset + i) for i in range(longest - first - 1))
+            rows.append(sequences[0][:first] + slots + sequences[0][-1:])
+            offset += longest - first - 1
         return rows, torch.cat(contexts)
