@@ -48,8 +48,8 @@ class FitOptions:
     """seed of sampling and training"""
     device: str = "auto"
     """auto, cpu, cuda, mps"""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """mixed precision"""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """auto: what is frozen in bfloat16 where fast and harmless; bf16, fp16: training, too; no: float32"""
     clip_grad: float | None = None
     """largest gradient norm"""
     track: str = ""

@@ -91,7 +91,7 @@ class Shared:
 
     def scores(self, query: Tensor, scaling: float) -> Tensor:
         """(B, h, Q, d) -> (B, h, Q, S), at least float32."""
-        scores = _upcast(query @ self.key.mT * scaling)
+        scores = upcast(query @ self.key.mT * scaling)
         return scores if self.bias is None else scores + self.bias
 
     def followed_by(self, key: Tensor, value: Tensor) -> Shared:
@@ -109,7 +109,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[T
     Returns:
         Output (..., T, d) and log-sum-exp of the scores (..., T), the latter at least float32.
     """
-    scores = _upcast(query @ key.mT * scaling)  # (..., T, S)
+    scores = upcast(query @ key.mT * scaling)  # (..., T, S)
     lse = scores.logsumexp(-1)  # (..., T)
     return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
 
@@ -129,7 +129,7 @@ def attend_branches(
     """
     k, v = (x.unflatten(2, (-1, length)) for x in (key, value))  # (B, h, n, length, d)
     q = query.unflatten(2, (k.shape[2], -1))  # (B, h, n, m, d)
-    own = _upcast(q @ k.mT * scaling)  # (B, h, n, m, length)
+    own = upcast(q @ k.mT * scaling)  # (B, h, n, m, length)
     if causal:
         future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)[-q.shape[3] :]
         own = own.masked_fill(future, -torch.inf)
@@ -185,7 +185,7 @@ def mix(output: Tensor, lse: Tensor, query: Tensor, prompt: AttentionPrompt, sca
         The mixture (B, h, T, d).
     """
     assert prompt.key is not None and prompt.value is not None and prompt.weights is not None
-    scores = _upcast(query @ prompt.key.mT * scaling)  # (B, h, T, c)
+    scores = upcast(query @ prompt.key.mT * scaling)  # (B, h, T, c)
     lse_c = torch.stack([s.logsumexp(-1) for s in scores.split(prompt.lengths, -1)], -1)  # (B, h, T, C)
     share = (lse_c - lse[..., None]).sigmoid()  # (B, h, T, C)
     weights = prompt.weights.to(share.dtype)
@@ -278,6 +278,6 @@ def heads(x: Tensor, width: int) -> Tensor:
     return x.unflatten(-1, (-1, width)).transpose(-3, -2)
 
 
-def _upcast(x: Tensor) -> Tensor:
-    """Softmax is done in at least float32."""
+def upcast(x: Tensor) -> Tensor:
+    """At least float32, in which softmax, norms of features and logits are done."""
     return x if x.dtype == torch.float64 else x.float()

@@ -10,6 +10,7 @@ Shapes: K sequences (classes), B images, n context length, D width of a branch, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vlprompt.engine.attention import AttentionPrompt, Pack, heads
+from vlprompt.engine.attention import AttentionPrompt, Pack, heads, upcast
 from vlprompt.engine.packing import Plan, Row
 from vlprompt.engine.prompt import Beside, KeyValue, Prompt
 from vlprompt.errors import UserError
@@ -56,6 +57,8 @@ class Encoder:
     def __init__(self, backbone: Backbone, memory: int | None = None):
         self.backbone = backbone
         self.memory = memory
+        self.frozen_dtype: torch.dtype | None = None
+        """in which images without prompts are computed, if not as all else; features stay float32"""
         self._kept: dict[Any, Tensor] = {}
 
     @property
@@ -159,7 +162,8 @@ class Encoder:
         hidden, plan = self._run(
             layers, hidden, prompt, prompt.place or (self.backbone.starts, context), plan, first
         )
-        features = self.backbone.finish_text(hidden)[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
+        features = upcast(self.backbone.finish_text(hidden))  # (B or 1, S, E)
+        features = features[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
         features = F.normalize(features, dim=-1) if normalize else features
         return features[0] if prompt.rows is None else features
 
@@ -183,8 +187,15 @@ class Encoder:
         Returns:
             (B, E).
         """
-        features = self.backbone.finish_vision(self.image_states(pixels, prompt, below))
+        with self._frozen_autocast(prompt):
+            features = upcast(self.backbone.finish_vision(self.image_states(pixels, prompt, below)))
         return F.normalize(features, dim=-1) if normalize else features
+
+    def _frozen_autocast(self, prompt: Prompt | None) -> AbstractContextManager[Any]:
+        """Another precision, where one was chosen and there is no prompt."""
+        if self.frozen_dtype is None or not (prompt is None or prompt.empty):
+            return nullcontext()
+        return torch.autocast(self.backbone.device.type, self.frozen_dtype)
 
     def image_states(
         self,

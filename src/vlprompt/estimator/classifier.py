@@ -30,6 +30,7 @@ from vlprompt.estimator.fitting import (
     check_classnames,
     check_parameters,
     check_templates,
+    choose_frozen_precision,
     set_aside,
     settings_for,
 )
@@ -87,7 +88,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         views: int = 0,
         seed: int = 1,
         device: str = "auto",
-        precision: Literal["no", "bf16", "fp16"] = "no",
+        precision: Literal["auto", "no", "bf16", "fp16"] = "auto",
         clip_grad: float | None = None,
         verbose: bool = False,
         class_names: Mapping[Any, str] | Sequence[str] | None = None,
@@ -163,6 +164,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         with torch.random.fork_rng():  # the caller's own draws go on as if nothing had been trained
             self._start(kind, dataset)
             method = self.method_
+            images = [item.image for item in dataset.train]
+            choose_frozen_precision(method, self.precision, images, self.verbose)
             dataset = self._held_out(dataset)
             splits = self._splits(dataset)
             if type(method).see is not Method.see:
@@ -205,6 +208,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         if needs_val and val:  # without, the training says so
             splits["val"] = make_image_set(encoder, val, "none", frozen=frozen, show=self.verbose)
         made = f"{dataset.name}, {augment}, {self.views} views"
+        made += ", frozen in bfloat16" if encoder.frozen_dtype else ""
         return {name: dataclasses.replace(split, made=made) for name, split in splits.items()}
 
     def _options(self) -> TrainOptions:
@@ -298,6 +302,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             "backbone": {
                 key: getattr(method.encoder.backbone, key) for key in ("name", "revision", "digest")
             },
+            "frozen_precision": "bf16" if method.encoder.frozen_dtype else "no",
             "classnames": list(self.classnames_),
             "labels": self.classes_.tolist(),
             "templates": list(method.templates),

@@ -1,4 +1,4 @@
-"""What ``fit`` settles before anything is loaded or trained: settings, templates, validation images."""
+"""What ``fit`` settles before anything is trained: settings, templates, validation images, precision."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vlprompt.dataset import Dataset, Item
+import torch
+
+from vlprompt.dataset import Dataset, ImageSource, Item
+from vlprompt.engine.precision import STANDS, change, worth_trying
 from vlprompt.errors import UserError
 from vlprompt.methods.base import Method
+from vlprompt.methods.templates import template_features
+from vlprompt.progress import say
+from vlprompt.training.inputs import plain_pixels
 from vlprompt.typed import Between, checked
 
 VALIDATION = 4
 """Images a class that ``fit(X, y)`` holds out for a method that learns on validation images."""
+
+FIRST = 16
+"""Images on which the change by bfloat16 is measured."""
 
 
 def settings_for(kind: type[Method], dataset: Dataset, changes: dict[str, Any]) -> Any:
@@ -86,3 +95,29 @@ def set_aside(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]
         kept += members[:cut]
         aside += members[cut:]
     return kept, aside
+
+
+def choose_frozen_precision(
+    method: Method, precision: str, images: Sequence[ImageSource], show: bool = False
+) -> None:
+    """Have what is frozen computed in bfloat16: if asked for, or by ``auto`` if the model stands it.
+
+    What it changes is measured on the first images, and said.
+    """
+    encoder = method.encoder
+    if precision == "bf16":
+        encoder.frozen_dtype = torch.bfloat16
+    if precision != "auto" or method.has_visual_prompts or not images or not worth_trying(encoder):
+        return
+    pixels = plain_pixels(encoder, images[:FIRST])(torch.arange(len(images[:FIRST])))
+    classes = template_features(encoder, method.classnames, method.templates)  # (K, E)
+    cosine, others = change(encoder, pixels, classes)
+    stands = cosine >= STANDS
+    if stands:
+        encoder.frozen_dtype = torch.bfloat16
+    if show:
+        say(
+            f"{'bfloat16' if stands else 'float32'} for what is frozen: in bfloat16 the features of "
+            f"{len(pixels)} images have a cosine of {cosine:.5f} or more with those in float32, and "
+            f"{others} zero-shot predictions are others"
+        )

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from vlprompt.engine.backbones.hub import COMMIT
@@ -14,6 +15,7 @@ from vlprompt.engine.backbones.load import former_digest, load_backbone
 from vlprompt.engine.backbones.protocol import Backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
+from vlprompt.engine.precision import has_bfloat16
 from vlprompt.errors import UserError
 from vlprompt.estimator import artifact
 from vlprompt.estimator.artifact import BackboneConfig, Config
@@ -55,6 +57,8 @@ def load(folder: Path, model: str = "", device: str = "auto", method: str = "") 
     name, kind = saved_method(folder, config["method"], method)
     model = model or pinned(config["backbone"])
     encoder = Encoder(same_backbone(folder, config["backbone"], model, device))
+    if config.get("frozen_precision") == "bf16" and has_bfloat16(encoder.backbone.device):
+        encoder.frozen_dtype = torch.bfloat16
     return Loaded(trained_method(folder, kind, config, encoder, tensors), name, model, config, history)
 
 

@@ -66,8 +66,8 @@ class Attributes(Method):
             UserError: a sequence would be longer than the backbone's positions.
         """
         encode, n_ctx = self.encoder.tokenize, len(self.get_parameter("ctx"))
-        words = [row[1:-1] for row in encode(self.settings.attributes)]
-        placeholder = encode(["X"])[0][1:2]
+        words = [self.encoder.body(word) for word in self.settings.attributes]
+        starts, placeholder = self.encoder.backbone.starts, self.encoder.body("X")[:1]
         before: list[int] = []
         places: list[int] = []  # where the vectors stand, from 0 after the start token
         at = 0
@@ -79,9 +79,9 @@ class Attributes(Method):
         places += range(at, at + n_ctx)
         for slot, place in enumerate(places):
             before[place] = context_slot(slot)
-        self.place = 1 + at, n_ctx
+        self.place = starts + at, n_ctx
         sentences = encode([fill("{}.", name) for name in classnames])
-        rows = [(s[0], *before, *s[1:]) for s in sentences]
+        rows = [(*s[:starts], *before, *s[starts:]) for s in sentences]
         return [check_length(self.encoder, r, c, len(places)) for r, c in zip(rows, classnames, strict=True)]
 
     def text_prompt(self) -> Prompt:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vlprompt.engine.attention import upcast
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
@@ -263,8 +264,10 @@ class Method(nn.Module):
         return self.class_features()
 
     def logits(self, image_features: Tensor, class_features: Tensor) -> Tensor:
-        """Scaled cosines: (B, E), (K, E) -> (B, K)."""
-        return self.encoder.logit_scale * image_features @ class_features.mT
+        """Scaled cosines: (B, E), (K, E) -> (B, K), in at least float32 under any autocast."""
+        images, classes = upcast(image_features), upcast(class_features)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.encoder.logit_scale.to(images.dtype) * images @ classes.mT
 
     def predictor(self) -> Callable[[Tensor], Tensor]:
         """A function from images to logits with all that does not depend on the image done once."""

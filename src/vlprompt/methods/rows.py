@@ -72,10 +72,11 @@ def template_rows(encoder: Encoder, classnames: Sequence[str], n_ctx: int, templ
         UserError: a sequence would be longer than the backbone's positions.
     """
     words = template.split("{}")[0].strip()
-    replaced = min(n_ctx, len(encoder.tokenize([words])[0]) - 2) if words else 0
+    replaced = min(n_ctx, len(encoder.body(words))) if words else 0
     sentences = encoder.tokenize([fill(template, name) for name in classnames])
     context = tuple(context_slot(i) for i in range(n_ctx))
-    rows = [row[:1] + context + row[1 + replaced :] for row in sentences]
+    starts = encoder.backbone.starts
+    rows = [row[:starts] + context + row[starts + replaced :] for row in sentences]
     return [check_length(encoder, row, name, n_ctx) for row, name in zip(rows, classnames, strict=True)]
 
 

@@ -17,8 +17,9 @@ class TrainOptions:
     """seed of sampling, initial values, order and augmentation"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """mixed precision; normalisations and softmax stay in float32"""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """auto computes in bfloat16 what is frozen, where the processor has it and the model stands it, and all
+    else in float32; bf16 and fp16 are mixed precision in training, too; no is float32"""
     clip_grad: Positive | None = None
     """largest norm of the gradient; off by default, as published"""
 

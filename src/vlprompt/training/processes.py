@@ -23,8 +23,9 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
         state._reset_state()
     if PartialState().distributed_type.value == "NO":
         PartialState._reset_state()
-    accelerator = Accelerator(mixed_precision=options.precision, cpu=options.device == "cpu")
-    if options.precision != "no" and not accelerator.native_amp:  # it would be left out without a word
+    mixed = "no" if options.precision == "auto" else options.precision
+    accelerator = Accelerator(mixed_precision=mixed, cpu=options.device == "cpu")
+    if mixed != "no" and not accelerator.native_amp:  # it would be left out without a word
         raise UserError(
             f"precision {options.precision} does not work on '{accelerator.device.type}': give no or bf16"
         )
