@@ -39,7 +39,7 @@ class Options(TypedDict):
 
     seed: int
     device: str
-    precision: Literal["no", "bf16", "fp16"]
+    precision: Literal["auto", "no", "bf16", "fp16"]
     clip_grad: Positive | None
     augment: Literal["auto", "crop+flip", "crop", "gentle", "none"]
     views: int
@@ -54,6 +54,7 @@ class Config(TypedDict):
     settings: dict[str, Any]
     preset: str
     backbone: BackboneConfig
+    frozen_precision: NotRequired[Literal["no", "bf16"]]
     classnames: list[str]
     labels: NotRequired[list[str | bool | int | float]]
     templates: list[str]
