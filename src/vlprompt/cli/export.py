@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
+
+from vlprompt.cli.loading import AS_TRAINED, Loading
 
 
 def export(
@@ -13,10 +15,8 @@ def export(
     out: Positional[Path],
     *,
     format: Literal["onnx", "transformers"] = "onnx",
-    model: str = "",
-    device: str = "auto",
-    method: str = "",
     force: bool = False,
+    loading: OmitArgPrefixes[Loading] = AS_TRAINED,
 ) -> None:
     """Write a classifier for other programs.
 
@@ -24,14 +24,9 @@ def export(
         classifier: folder of a tuned classifier.
         out: file that ends in .onnx, or a folder for transformers.
         format: onnx serves every method; transformers (a stock CLIP) those without visual prompts.
-        model: where the backbone is, if not where it was in training.
-        device: auto, cpu, cuda, mps.
-        method: file of the method, where it was one of your own.
         force: replace the output whoever made it.
     """
-    from vlprompt.estimator.classifier import PromptClassifier
-
-    tuned = PromptClassifier.load(classifier, model, device, method)
+    tuned = loading.load(classifier)
     if format == "onnx":
         from vlprompt.export.onnx import export_onnx
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from vlprompt.cli.console import show_rows
+from vlprompt.cli.loading import AS_TRAINED, Loading
 from vlprompt.cli.start_up import no_collector
 from vlprompt.errors import UserError
 
@@ -15,13 +16,11 @@ from vlprompt.errors import UserError
 def predict(
     classifier: Positional[Path],
     images: Positional[tuple[str, ...]],
-    /,
+    *,
     top: int = 1,
     classes: tuple[str, ...] = (),
     format: Literal["table", "json", "csv"] = "table",
-    model: str = "",
-    device: str = "auto",
-    method: str = "",
+    loading: OmitArgPrefixes[Loading] = AS_TRAINED,
 ) -> None:
     """Predict the classes of images.
 
@@ -31,9 +30,6 @@ def predict(
         top: number of classes shown for each image.
         classes: other class names than those trained on.
         format: table, json or csv.
-        model: where the backbone is, if not where it was in training.
-        device: auto, cpu, cuda, mps.
-        method: file of the method, where it was one of your own.
     """
     if not images:
         raise UserError("no images: name files, folders or patterns after the classifier's folder")
@@ -49,7 +45,7 @@ def predict(
         paths = readable(found)
         if not paths:
             raise UserError(f"none of the {len(found)} images can be read: see the warnings above")
-        trained = load(classifier, model, device, method).method
+        trained = load(classifier, loading.model, loading.device, loading.method).method
     if classes:
         trained.transfer(classes)
     probabilities = predict_logits(trained, paths, show=True).softmax(-1).numpy()  # (N, K)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
+from vlprompt.cli.loading import AS_TRAINED, Loading
 from vlprompt.server.listen import need_extra, open_port, run
 from vlprompt.typed import Between, checked
 
@@ -16,14 +17,12 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    model: str = "",
-    device: str = "auto",
-    method: str = "",
     max_batch: int = 32,
     wait_ms: float = 5,
     max_body_mb: float = 32,
     max_images: int = 32,
     max_megapixels: float = 50,
+    loading: OmitArgPrefixes[Loading] = AS_TRAINED,
 ) -> None:
     """Serve a classifier over HTTP: POST /predict, GET /health, GET /classes, and /docs to try it.
 
@@ -34,9 +33,6 @@ def serve(
         classifier: folder of a tuned classifier.
         host: address to listen at; 0.0.0.0 is every network of this machine.
         port: port to listen at; 0 takes any free one.
-        model: where the backbone is, if not where it was in training.
-        device: auto, cpu, cuda, mps.
-        method: file of the method, where it was one of your own.
         max_batch: most images that go through the model together.
         wait_ms: milliseconds that an image waits for others to go with.
         max_body_mb: largest request, in megabytes.
@@ -54,10 +50,9 @@ def serve(
         checked(value, Annotated[float, bounds], f"--{name}")
     opened = open_port(host, port)
 
-    from vlprompt.estimator.classifier import PromptClassifier
     from vlprompt.server.http import make_api
     from vlprompt.server.uploads import Limits
 
     limits = Limits(max_batch, wait_ms / 1e3, int(max_body_mb * 1e6), max_images, int(max_megapixels * 1e6))
-    api = make_api(PromptClassifier.load(classifier, model, device, method), limits)
+    api = make_api(loading.load(classifier), limits)
     run(api, opened, f"serving {classifier}", grace=10)

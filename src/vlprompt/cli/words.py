@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from vlprompt.cli.console import show_rows
+from vlprompt.cli.loading import AS_TRAINED, Loading
 from vlprompt.errors import UserError
 
 
@@ -15,25 +16,19 @@ def words(
     classifier: Positional[Path],
     *,
     top: int = 5,
-    model: str = "",
-    device: str = "auto",
-    method: str = "",
     json: bool = False,
+    loading: OmitArgPrefixes[Loading] = AS_TRAINED,
 ) -> None:
     """Show a learned text context in words: the nearest tokens of the vocabulary.
 
     Args:
         classifier: folder of a tuned classifier.
         top: number of tokens for each context token.
-        model: where the backbone is, if not where it was in training.
-        device: auto, cpu, cuda, mps.
-        method: file of the method, where it was one of your own.
         json: print a JSON list.
     """
-    from vlprompt.estimator.classifier import PromptClassifier
     from vlprompt.insight.words import nearest_words
 
-    tuned = PromptClassifier.load(classifier, model, device, method).method_
+    tuned = loading.load(classifier).method_
     tokens = nearest_words(tuned, max(top, 1))
     if not tokens:
         raise UserError(
