@@ -103,10 +103,7 @@ class Settings(Added, coop.Settings):
 class ATPrompt(Attributes, CoOp):
     """ATPrompt: CoOp's context anchored by attributes."""
 
-    name = "atprompt"
-    title = "ATPrompt"
-    paper = "2412.09442"
-    year = 2025
+    name, title, paper, year = "atprompt", "ATPrompt", "2412.09442", 2025
     learns = "text context, and vectors before attribute words"
     Settings = Settings
     added = Attributes

@@ -28,10 +28,7 @@ class Settings(base.Settings):
 class CLIPAdapter(Method):
     """CLIP-Adapter: f* = ratio * A(f) + (1 - ratio) * f, class features stay hand-crafted (eq. 6)."""
 
-    name = "clip_adapter"
-    title = "CLIP-Adapter"
-    paper = "2110.04544"
-    year = 2021
+    name, title, paper, year = "clip_adapter", "CLIP-Adapter", "2110.04544", 2021
     learns = "an adapter on the image feature"
     Settings = Settings
 

@@ -65,10 +65,7 @@ class LowRank(nn.Module):
 class CLIPLoRA(Method):
     """CLIP-LoRA: W -> W + s B A for query, key and value in every layer of both branches (section 3)."""
 
-    name = "clip_lora"
-    title = "CLIP-LoRA"
-    paper = "2405.18541"
-    year = 2024
+    name, title, paper, year = "clip_lora", "CLIP-LoRA", "2405.18541", 2024
     learns = "low-rank updates of queries, keys and values in every layer of both branches"
     Settings = Settings
 

@@ -34,10 +34,7 @@ class Settings(base.Settings):
 class CoCoOp(Method):
     """CoCoOp: context(x) = ctx + meta_net(image feature x), one vector added to every context token."""
 
-    name = "cocoop"
-    title = "CoCoOp"
-    paper = "2203.05557"
-    year = 2022
+    name, title, paper, year = "cocoop", "CoCoOp", "2203.05557", 2022
     learns = "text context and a meta-net on the image feature"
     Settings = Settings
 

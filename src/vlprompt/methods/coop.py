@@ -34,10 +34,7 @@ class Settings(base.Settings):
 class CoOp(Method):
     """CoOp: prompt = [start][context][class name][.][end], cross-entropy on the few images."""
 
-    name = "coop"
-    title = "CoOp"
-    paper = "2109.01134"
-    year = 2022
+    name, title, paper, year = "coop", "CoOp", "2109.01134", 2022
     learns = "text context"
     Settings = Settings
 

@@ -86,10 +86,7 @@ class Settings(Added, maple.Settings):
 class CoPrompt(Consistency, MaPLe):
     """CoPrompt: MaPLe's prompts, adapters, and consistency on both sides."""
 
-    name = "coprompt"
-    title = "CoPrompt"
-    paper = "2306.01195"
-    year = 2024
+    name, title, paper, year = "coprompt", "CoPrompt", "2306.01195", 2024
     learns = "MaPLe's prompts, and an adapter on each feature"
     Settings = Settings
     added = Consistency

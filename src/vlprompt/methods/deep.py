@@ -17,8 +17,8 @@ from vlprompt.typed import BatchSize, Between, Epochs, Length, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepSettings(base.Settings):
-    """Deep prompts in both branches."""
+class VisualSettings(base.Settings):
+    """Training through the image branch: few images a step, few epochs."""
 
     lr: Rate = 0.0035
     """learning rate of SGD"""
@@ -26,6 +26,12 @@ class DeepSettings(base.Settings):
     """passes over the training images"""
     batch_size: BatchSize = 4
     """images a step"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSettings(VisualSettings):
+    """Deep prompts in both branches."""
+
     n_ctx: Length = 2
     """context length in every prompted layer of both branches"""
     depth: Annotated[int, Between(1, 1000)] = 12

@@ -107,10 +107,7 @@ class Settings(Added, coop.Settings):
 class GenPT(TwoViews, CoOp):
     """GenPT: ctx_k = ctx + h(u_k), with u_k a mixture of the image features of class k."""
 
-    name = "genpt"
-    title = "GenPT"
-    paper = "2410.03189"
-    year = 2024
+    name, title, paper, year = "genpt", "GenPT", "2410.03189", 2024
     learns = "text context and its shift by each class's images"
     Settings = Settings
     added = TwoViews

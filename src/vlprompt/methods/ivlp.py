@@ -24,10 +24,7 @@ class Settings(DeepSettings):
 class IVLP(Method):
     """IVLP: text and visual tokens of their own in the first ``depth`` layers."""
 
-    name = "ivlp"
-    title = "IVLP"
-    paper = "2212.03640"
-    year = 2023
+    name, title, paper, year = "ivlp", "IVLP", "2212.03640", 2023
     learns = "text context and visual tokens, independent"
     Settings = Settings
 

@@ -63,10 +63,7 @@ class Settings(Added, coop.Settings):
 class KgCoOp(KgLoss, CoOp):
     """KgCoOp: cross-entropy + 8 * (1 - mean cosine to the hand-crafted class features) (eq. 5)."""
 
-    name = "kgcoop"
-    title = "KgCoOp"
-    paper = "2303.13283"
-    year = 2023
+    name, title, paper, year = "kgcoop", "KgCoOp", "2303.13283", 2023
     learns = "text context"
     Settings = Settings
     added = KgLoss

@@ -30,10 +30,7 @@ class Settings(base.Settings):
 class LinearProbe(Method):
     """Linear probe on CLIP's image features (arXiv 2103.00020, section 3.2); names play no part."""
 
-    name = "linear"
-    title = "Linear probe"
-    paper = "2103.00020"
-    year = 2021
+    name, title, paper, year = "linear", "Linear probe", "2103.00020", 2021
     learns = "a linear classifier on image features"
     Settings = Settings
 

@@ -29,10 +29,7 @@ class Settings(DeepSettings):
 class MaPLe(Method):
     """MaPLe: a linear coupling function per layer maps the text prompt to the visual one (eq. 6)."""
 
-    name = "maple"
-    title = "MaPLe"
-    paper = "2210.03117"
-    year = 2023
+    name, title, paper, year = "maple", "MaPLe", "2210.03117", 2023
     learns = "text context and its projection to visual tokens, deep"
     Settings = Settings
     presets = {"cross-dataset": {"depth": 3, "epochs": 2}}  # noqa: RUF012

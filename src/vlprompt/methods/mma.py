@@ -39,10 +39,7 @@ class Settings(base.Settings):
 class MMA(Method):
     """MMA: block(x) + scale * up(shared(down(norm(x)))), ``shared`` common to both branches of a layer."""
 
-    name = "mma"
-    title = "MMA"
-    paper = "CVPR 2024"
-    year = 2024
+    name, title, paper, year = "mma", "MMA", "CVPR 2024", 2024
     learns = "adapters beside the upper layers of both branches, joined layer by layer"
     Settings = Settings
     presets = {"imagenet": {"batch_size": 128}}  # noqa: RUF012

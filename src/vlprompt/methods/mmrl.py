@@ -54,10 +54,7 @@ class Settings(base.Settings):
 class MMRL(Method):
     """MMRL: tokens mapped from a shared space into each upper layer; two image features (section 3)."""
 
-    name = "mmrl"
-    title = "MMRL"
-    paper = "2503.08497"
-    year = 2025
+    name, title, paper, year = "mmrl", "MMRL", "2503.08497", 2025
     learns = "tokens of a shared space, their maps into the upper layers, and a second image projection"
     Settings = Settings
     presets = {  # noqa: RUF012

@@ -81,10 +81,7 @@ class Settings(Added, coop.Settings):
 class ProGrad(AlignedGradient, CoOp):
     """ProGrad: CoOp with the aligned gradient."""
 
-    name = "prograd"
-    title = "ProGrad"
-    paper = "2205.14865"
-    year = 2023
+    name, title, paper, year = "prograd", "ProGrad", "2205.14865", 2023
     learns = "text context"
     Settings = Settings
     added = AlignedGradient

@@ -97,10 +97,7 @@ class Settings(Added, ivlp.Settings):
 class PromptSRC(SelfRegulation, IVLP):
     """PromptSRC: IVLP with self-regulation."""
 
-    name = "promptsrc"
-    title = "PromptSRC"
-    paper = "2307.06948"
-    year = 2023
+    name, title, paper, year = "promptsrc", "PromptSRC", "2307.06948", 2023
     learns = "text context and visual tokens, independent"
     Settings = Settings
     added = SelfRegulation

@@ -36,10 +36,7 @@ class Settings(base.Settings):
 class TaskRes(Method):
     """TaskRes: class feature = t + alpha * x, with t the frozen one at its natural length (eq. 4)."""
 
-    name = "taskres"
-    title = "TaskRes"
-    paper = "2211.10277"
-    year = 2022
+    name, title, paper, year = "taskres", "TaskRes", "2211.10277", 2022
     learns = "a residual of each class feature"
     Settings = Settings
     presets = {"vit-b16": {"lr": 2e-4, "epochs": 200}}  # noqa: RUF012

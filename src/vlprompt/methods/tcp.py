@@ -102,10 +102,7 @@ class Settings(Added, base.Settings):
 class TCP(ClassAware, Context):
     """TCP: generic context at the input, class-aware tokens from a deep text layer on."""
 
-    name = "tcp"
-    title = "TCP"
-    paper = "2311.18231"
-    year = 2023
+    name, title, paper, year = "tcp", "TCP", "2311.18231", 2023
     learns = "text context, and a network that makes tokens of each class's feature"
     Settings = Settings
     added = ClassAware

@@ -37,10 +37,7 @@ class Settings(base.Settings):
 class TipAdapter(Method):
     """Tip-Adapter: logits = zero-shot + alpha * exp(-beta (1 - f F^T)) L (eqs. 4 to 6)."""
 
-    name = "tip"
-    title = "Tip-Adapter"
-    paper = "2111.03930"
-    year = 2021
+    name, title, paper, year = "tip", "Tip-Adapter", "2111.03930", 2021
     learns = "nothing, or the keys of a cache of image features (Tip-Adapter-F)"
     Settings = Settings
     presets = {"f": {"finetune": True}}  # noqa: RUF012

@@ -8,24 +8,19 @@ from typing import Annotated
 
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
-from vlprompt.methods import base
 from vlprompt.methods.base import Method
-from vlprompt.methods.deep import deep_tokens, layer_lengths
+from vlprompt.methods.deep import VisualSettings, deep_tokens, layer_lengths
 from vlprompt.methods.rows import random_tokens
 from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
-from vlprompt.typed import BatchSize, Between, Epochs, Length, Rate
+from vlprompt.typed import Between, Length, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(base.Settings):
+class Settings(VisualSettings):
     """VPT."""
 
     lr: Rate = 0.0025
     """learning rate of SGD"""
-    epochs: Epochs = 5
-    """passes over the training images"""
-    batch_size: BatchSize = 4
-    """images a step"""
     n_ctx: Length = 8
     """visual tokens in every prompted layer"""
     depth: Annotated[int, Between(1, 1000)] = 12
@@ -37,10 +32,7 @@ class Settings(base.Settings):
 class VPT(Method):
     """VPT: tokens after the patch tokens, replaced by fresh ones at every further prompted layer."""
 
-    name = "vpt"
-    title = "VPT"
-    paper = "2203.12119"
-    year = 2022
+    name, title, paper, year = "vpt", "VPT", "2203.12119", 2022
     learns = "visual tokens"
     Settings = Settings
     presets = {"shallow": {"depth": 1}, "deep": {"depth": 12}}  # noqa: RUF012

@@ -25,10 +25,7 @@ class Settings(base.Settings):
 class ZeroShot(Method):
     """Zero-shot CLIP (arXiv 2103.00020, section 3.1.4)."""
 
-    name = "zeroshot"
-    title = "Zero-shot CLIP"
-    paper = "2103.00020"
-    year = 2021
+    name, title, paper, year = "zeroshot", "Zero-shot CLIP", "2103.00020", 2021
     learns = "nothing"
     Settings = Settings
 
