@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -34,10 +36,29 @@ PARSE_THEMSELVES = ("fit", "search")
 
 def run() -> None:
     """The command as a process of its own."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it, such as head, has enough
+        code = 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # standard output on a full disk
+        code = 2
+        print(f"vlprompt: the result cannot be written ({error.strerror}): make room", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        sys.exit(code)
     finally:
         gc.freeze()  # the end need not look through all that imports made
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which cleans up as Ctrl-C does."""
+
+
+def _terminate(*_: object) -> None:
+    raise _TerminatedError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"vlprompt: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("vlprompt: stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, _TerminatedError) else 130
     return 0
 
 
