@@ -11,7 +11,7 @@ Shapes: R placements, B images a step, L layers of both branches, C longest cont
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +22,16 @@ from vlprompt.dataset import Dataset
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.methods.dpl.tokens import text_tokens
+from vlprompt.methods.lengths import Lengths
 from vlprompt.methods.rows import random_tokens
 from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
 from vlprompt.training.inputs import plain_pixels
+
+
+def open_gates(placements: Iterable[Lengths], longest: int) -> Tensor:
+    """(R, L, C) of 1 where a placement has a token, text layers first."""
+    counts = torch.tensor([[*lengths.text, *lengths.vision] for lengths in placements])  # (R, L)
+    return (torch.arange(longest) < counts[..., None]).float()
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,9 @@ class Fleet:
     def __init__(self, problem: Problem, gates: Tensor, seeds: Sequence[int], recipe: Recipe):
         self.problem, self.recipe, self.seeds = problem, recipe, list(seeds)
         self.gates = gates.clone()
+        self.judging = False
+        """Whether each step leaves the loss's derivative by the log of each gate in ``gate_gradients``."""
+        self.gate_gradients: Tensor | None = None
         self.text, self.vision = self._start()
         parameters = [self.text, self.vision]
         self.optimizer = torch.optim.AdamW(parameters, recipe.lr, (0.9, 0.999), weight_decay=5e-4)
@@ -137,9 +147,11 @@ class Fleet:
     def step(self, positions: Tensor) -> Tensor:
         """One update of all placements on their own images (R, B); losses (R,)."""
         self.optimizer.zero_grad()
-        losses = self.losses(positions, self.log_gates)
+        log_gates = self.log_gates.requires_grad_(self.judging)
+        losses = self.losses(positions, log_gates)
         losses.sum().backward()
         self.optimizer.step()
+        self.gate_gradients = log_gates.grad
         return losses.detach()
 
     @property

@@ -1,222 +1,291 @@
-"""How good is the search? Measured as architecture-search research does.
+"""What is to be gained by placing tokens: the ceiling of any search, measured before a search is judged.
 
-    python benchmarks/search_study.py --tasks digits,shapes --seeds 1 --variants paper,default
+    python benchmarks/search_study.py --backbones toy,toy-deep --tasks digits,shapes --seeds 1,2 --shares 1/3
 
-For each task and seed, 30 random configurations are trained alone (once, kept in the record file). Each
-variant of the search is then run and asked for its judgement:
+For each backbone, task and budget (a share of the longest context everywhere), random placements of exactly
+that many tokens, the uniform one and hand-made ones are trained with several seeds, all at once
+(:mod:`fleet`), on the images of a few-shot draw, and measured on images that training leaves; test images are
+never loaded. Trainings that the record file has are not repeated. The page then says, per backbone:
 
-* tau: Kendall's rank correlation between the supernet's validation loss with a configuration's lengths
-  and that configuration's test accuracy when trained alone; tau_alpha: the same for the alphas' log
-  probability of the configuration.
-* found: test accuracy of the found lengths trained alone; random: mean over configurations drawn with
-  the same number of tokens; best, mean: over the 30 configurations.
-
-The test accuracy is what tau is measured against; nothing is chosen by it. With --held-out, the images that
-the few-shot sample leaves take the place of the test images: variants are chosen there.
+* what the best placement by one half of the seeds gains over uniform and over random with the other half;
+* how well seeds agree about placements (mean correlation);
+* which layers want tokens: least squares of the accuracy on the square root of each layer's tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau
+from fleet import Fleet, Problem, Recipe, open_gates
+from matplotlib.figure import Figure
 from tune import sample
 
-from vlprompt import data
-from vlprompt.dataset import Dataset
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
-from vlprompt.methods.dpl.dpl import DPL
-from vlprompt.methods.dpl.settings import PAPER, Settings
-from vlprompt.methods.dpl.supernet import Supernet
-from vlprompt.methods.lengths import Lengths, random_lengths
-from vlprompt.training.imageset import ImageSet
-from vlprompt.training.inputs import make_image_set
-from vlprompt.training.loop import fit
-from vlprompt.training.options import TrainOptions
+from vlprompt.methods.lengths import Lengths, random_lengths, uniform_lengths
+from vlprompt.reports.page import figure, paragraph, section, table, write_page
+from vlprompt.reports.svg import inline_svg
 
-LONGEST = 6
-VARIANTS: dict[str, dict[str, Any]] = {
-    "paper": PAPER,
-    "default": {},
-    "warmup": PAPER | {"warmup": 0.5},
-    "nested": PAPER | {"nested": True},
-    "nested+warmup": PAPER | {"nested": True, "warmup": 0.5},
-    "sampled": PAPER | {"nested": True, "sampled": True},
-    "sampled+warmup": PAPER | {"nested": True, "sampled": True, "warmup": 0.5},
-}
-"""Changes to the defaults."""
+TASKS = "digits,directions,letters,shapes,textures,positions"
+DRAW = 5
+"""Of the few-shot sample; the benchmark's seeds 1 to 3 draw others."""
+MEASURED = 320
+"""Held-out images that a placement is measured on, at most."""
+LONGEST = Recipe.longest
+Record = dict[str, Any]
 
 
+def placements(longest: Lengths, total: int, count: int) -> dict[str, Lengths]:
+    """Hand-made and random placements of ``total`` tokens, by name."""
+    text, vision = len(longest.text), len(longest.vision)
+    order = [i for pair in itertools.zip_longest(range(text), range(text, text + vision)) for i in pair]
+    order = [i for i in order if i is not None]
+    named = {
+        "uniform": uniform_lengths(longest, total),
+        "first layers": _filled(longest, total, order),
+        "last layers": _filled(longest, total, order[::-1]),
+    }
+    for branch, empty in (
+        ("text", replace(longest, vision=(0,) * vision)),
+        ("vision", replace(longest, text=(0,) * text)),
+    ):
+        if empty.total >= total:
+            named[f"{branch} alone"] = uniform_lengths(empty, total)
+    draw = random.Random(1000 + total)
+    return named | {f"random {i}": random_lengths(draw, longest, total) for i in range(count)}
+
+
+def _filled(longest: Lengths, total: int, order: Sequence[int]) -> Lengths:
+    """The longest context in one layer after the other, until all tokens have a place."""
+    room = [*longest.text, *longest.vision]
+    lengths = [0] * len(room)
+    for layer in order:
+        lengths[layer] = min(room[layer], total - sum(lengths))
+    return Lengths(tuple(lengths[: len(longest.text)]), tuple(lengths[len(longest.text) :]))
+
+
+@dataclass(frozen=True)
 class Study:
-    """One task and seed: its images on a frozen backbone."""
+    """What is to be trained."""
 
-    def __init__(self, task: str, seed: int, base: dict[str, Any], held_out: bool):
-        self.task, self.seed, self.base = task, seed, base
-        self.dataset: Dataset = (
-            sample(task, seed) if held_out else data.few_shot(data.load(f"toy:{task}"), 16, seed)
-        )
-        self.encoder = Encoder(load_backbone("toy"))
-        self.splits = {
-            "train": make_image_set(self.encoder, self.dataset.train),
-            "val": make_image_set(self.encoder, self.dataset.val),
-        }
-        self.test = make_image_set(self.encoder, self.dataset.test)
-        self.layers = len(self.encoder.backbone.text_layers), len(self.encoder.backbone.vision_layers)
+    backbones: Sequence[str]
+    tasks: Sequence[str]
+    seeds: Sequence[int]
+    shares: Sequence[Fraction]
+    placements: int
+    recipe: Recipe
+    file: Path
 
-    def train(self, lengths: Lengths) -> dict[str, float]:
-        """Accuracy of one configuration trained alone."""
-        torch.manual_seed(self.seed)
-        settings = Settings(**self.base, text_lengths=lengths.text, vision_lengths=lengths.vision)
-        method = DPL(self.encoder, self.dataset.classnames, settings, self.dataset.templates)
-        fit(method, self.splits, TrainOptions(seed=self.seed, device="cpu"), show=False)
-        method.eval()
-        return {
-            name: measure(method, split)[0]
-            for name, split in (("test", self.test), ("val", self.splits["val"]))
-        }
+    def run(self) -> None:
+        """Train and append what the file does not have."""
+        for backbone in self.backbones:
+            encoder = Encoder(load_backbone(backbone))
+            for task in self.tasks:
+                problem = Problem(encoder, held_out(task))
+                layers = problem.layers
+                longest = Lengths((LONGEST,) * layers[0], (LONGEST,) * layers[1])
+                for share, seed in itertools.product(self.shares, self.seeds):
+                    total = round(share * longest.total)
+                    key = {"backbone": backbone, "task": task, "total": total, "seed": seed}
+                    key |= {"steps": self.recipe.steps, "lr": self.recipe.lr}
+                    done = {r["name"] for r in self.records() if key.items() <= r.items()}
+                    wanted = placements(longest, total, self.placements)
+                    missing = {name: lengths for name, lengths in wanted.items() if name not in done}
+                    if missing:
+                        self._train(problem, key, missing)
 
-    def search(self, changes: dict[str, Any]) -> tuple[Supernet, float, int]:
-        """A trained supernet, its seconds and epochs."""
-        torch.manual_seed(self.seed)
-        values = self.base | changes
-        epochs = values.get("search_epochs", 80)
-        settings = Settings(**values | {"epochs": epochs})
-        supernet = Supernet(self.encoder, self.dataset.classnames, settings, self.dataset.templates)
+    def _train(self, problem: Problem, key: Record, wanted: dict[str, Lengths]) -> None:
         start = time.perf_counter()
-        history = fit(supernet, self.splits, TrainOptions(seed=self.seed, device="cpu"), show=False)
-        return supernet.eval(), time.perf_counter() - start, len(history)
+        fleet = Fleet(problem, open_gates(wanted.values(), LONGEST), [key["seed"]] * len(wanted), self.recipe)
+        fleet.train()
+        accuracies, losses = fleet.evaluate()
+        with self.file.open("a") as opened:
+            for (name, lengths), accuracy, loss in zip(wanted.items(), accuracies, losses, strict=True):
+                record = {"name": name, "text": lengths.text, "vision": lengths.vision}
+                record |= {"accuracy": float(accuracy), "loss": float(loss)}
+                opened.write(json.dumps(key | record) + "\n")
+        where = " ".join(str(key[name]) for name in ("backbone", "task", "total", "seed"))
+        print(f"{where}: {len(wanted)} placements, {time.perf_counter() - start:.0f} s", flush=True)
+
+    def records(self) -> list[Record]:
+        """All that the file has."""
+        return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
 
 
-@torch.no_grad()
-def measure(method: Any, split: ImageSet) -> tuple[float, float]:
-    """Accuracy in percent and mean cross-entropy."""
-    classes = method.class_features()
-    logits = torch.cat(
-        [
-            method.logits(method.image_features(split.images(at)), classes)
-            for at in torch.arange(len(split.labels)).split(128)
+def held_out(task: str) -> Any:
+    """A few-shot draw whose test images are a sample of those that it leaves."""
+    dataset = sample(task, DRAW)
+    return replace(dataset, test=random.Random(0).sample(dataset.test, min(MEASURED, len(dataset.test))))
+
+
+# What the records say.
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One backbone, task and budget: accuracies (P, S) of P placements with S seeds."""
+
+    backbone: str
+    task: str
+    total: int
+    names: list[str]
+    lengths: np.ndarray
+    """(P, L)"""
+    accuracy: np.ndarray
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """Which placements are random, (P,)."""
+        return np.array([name.startswith("random") for name in self.names])
+
+    def mean(self, name: str) -> float:
+        """Of a named placement over seeds; not a number where it was not trained."""
+        return float(self.accuracy[self.names.index(name)].mean()) if name in self.names else float("nan")
+
+    def halves(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Mean accuracies (P,) of one half of the seeds and of the other, and the reverse."""
+        seeds = self.accuracy.shape[1]
+        first, second = self.accuracy[:, : seeds // 2].mean(1), self.accuracy[:, seeds // 2 :].mean(1)
+        yield first, second
+        yield second, first
+
+    def gains(self) -> list[tuple[float, float]]:
+        """Of the best placement by one half of the seeds, with the other half: over uniform, over random."""
+        uniform = self.names.index("uniform")
+        return [
+            (other[best] - other[uniform], other[best] - other[self.drawn].mean())
+            for one, other in self.halves()
+            for best in [int(one.argmax())]
         ]
-    )
-    accuracy = 100 * float((logits.argmax(-1) == split.labels).float().mean())
-    return accuracy, float(torch.nn.functional.cross_entropy(logits, split.labels))
+
+    def agreement(self) -> float:
+        """Mean correlation of two seeds over the random placements."""
+        pairs = itertools.combinations(self.accuracy[self.drawn].T, 2)
+        return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs]))
+
+    def wants(self) -> np.ndarray:
+        """Points of accuracy by the square root of a layer's tokens, (L,): ridge regression."""
+        roots = np.sqrt(self.lengths)  # (P, L)
+        x, y = roots - roots.mean(0), self.accuracy.mean(1) - self.accuracy.mean()
+        return np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
 
 
-def log_probability(supernet: Supernet, lengths: Lengths) -> float:
-    """Of a configuration, under the alphas."""
-    parts = zip((supernet.text_alphas, supernet.vision_alphas), (lengths.text, lengths.vision), strict=True)
-    return sum(float(a.detach().log_softmax(-1)[range(len(n)), n].sum()) for a, n in parts)
+def cells(records: Sequence[Record]) -> list[Cell]:
+    """Records by backbone, task and budget; placements that not all seeds have are left out."""
+    found = []
+    key = lambda r: (r["backbone"], r["total"], r["task"])  # noqa: E731
+    for (backbone, total, task), group in itertools.groupby(sorted(records, key=key), key):
+        rows = list(group)
+        seeds = sorted({r["seed"] for r in rows})
+        by = {(r["name"], r["seed"]): r for r in rows}
+        names = [n for n in dict.fromkeys(r["name"] for r in rows) if all((n, s) in by for s in seeds)]
+        first = [by[n, seeds[0]] for n in names]
+        lengths = np.array([[*r["text"], *r["vision"]] for r in first])
+        accuracy = np.array([[by[n, s]["accuracy"] for s in seeds] for n in names])
+        if len(seeds) > 1 and "uniform" in names:
+            found.append(Cell(backbone, task, total, names, lengths, accuracy))
+    return found
 
 
-def study(
-    task: str,
-    seed: int,
-    variants: Sequence[str],
-    configs: int,
-    base: dict[str, Any],
-    held_out: bool,
-    file: Path,
-) -> None:
-    """Append what is missing for one task and seed."""
-    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    what = {"task": task, "seed": seed, "base": base, "held_out": held_out}
-    mine = [r for r in records if what.items() <= r.items()]
-
-    def append(record: dict[str, Any]) -> dict[str, Any]:
-        record = what | record
-        with file.open("a") as opened:
-            opened.write(json.dumps(record) + "\n")
-        return record
-
-    case = Study(task, seed, base, held_out)
-    rng = random.Random(1000 + seed)
-    most = sum(case.layers) * LONGEST
-    drawn = [random_lengths(rng, case.layers, LONGEST, rng.randint(0, most)) for _ in range(configs)]
-    alone = [r for r in mine if r["kind"] == "alone"]
-    for lengths in drawn[len(alone) :]:
-        got = case.train(lengths)
-        alone.append(append({"kind": "alone", "text": lengths.text, "vision": lengths.vision} | got))
-    accuracies = [r["test"] for r in alone[:configs]]
-    for variant in variants:
-        if any(r["kind"] == "search" and r["variant"] == variant for r in mine):
-            continue
-        supernet, seconds, epochs = case.search(dict(VARIANTS[variant]))
-        losses = []
-        for lengths in drawn:
-            with supernet.choose(lengths):
-                losses.append(measure(supernet, case.splits["val"])[1])
-        found = supernet.lengths
-        control = [
-            case.train(random_lengths(random.Random(seed * 100 + i), case.layers, LONGEST, found.total))[
-                "test"
-            ]
-            for i in range(3)
-        ]
-        record = {
-            "kind": "search",
-            "variant": variant,
-            "tau": float(kendalltau([-x for x in losses], accuracies).statistic),
-            "tau_alpha": float(
-                kendalltau([log_probability(supernet, n) for n in drawn], accuracies).statistic
-            ),
-            "tau_tokens": float(kendalltau([n.total for n in drawn], accuracies).statistic),
-            "text": found.text,
-            "vision": found.vision,
-            "confidence": float(np.mean(found.text_confidence + found.vision_confidence)),
-            "found": case.train(found)["test"],
-            "random": float(np.mean(control)),
-            "mean": float(np.mean(accuracies)),
-            "best": float(np.max(accuracies)),
-            "seconds": seconds,
-            "epochs": epochs,
-        }
-        print(json.dumps(append(record)), flush=True)
+def interval(values: Sequence[float]) -> str:
+    """Mean with its 95 percent interval over cells and halves."""
+    if len(values) < 2:
+        return f"{np.mean(values):+.1f}"
+    return f"{np.mean(values):+.1f} ± {1.96 * np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
 
 
-def table(file: Path, base: dict[str, Any], held_out: bool) -> str:
-    """Markdown: a row a variant, means over tasks and seeds."""
-    wanted = {"kind": "search", "base": base, "held_out": held_out}.items()
-    found = [r for r in map(json.loads, file.read_text().splitlines()) if wanted <= r.items()]
-    columns = ("tau", "tau_alpha", "tau_tokens", "found", "random", "mean", "best", "confidence", "seconds")
-    lines = ["| search | runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
-    each = []
-    for variant in dict.fromkeys(r["variant"] for r in found):
-        rows = [r for r in found if r["variant"] == variant]
-        cells = [f"{np.mean([r[c] for r in rows]):.2f}" for c in columns]
-        lines.append(f"| {variant} | {len(rows)} | " + " | ".join(cells) + " |")
-        taus = ", ".join(f"{r['task']} {r['seed']}: {r['tau']:.2f}" for r in rows)
-        each.append(f"tau of {variant}: {taus}; {sum(r['tau'] >= 0.5 for r in rows)} at least 0.5")
-    return "\n".join([*lines, "", *each])
+HEAD = ["backbone", "tokens", "task", "random: mean (range)", "uniform", "first layers", "last layers"]
+HEAD += ["text alone", "vision alone", "best - uniform", "best - random", "agreement"]
+
+
+def rows(found: Sequence[Cell]) -> list[list[str]]:
+    """The table: a row a cell, and the mean of each backbone and budget."""
+    lines = []
+    for (backbone, total), group in itertools.groupby(found, lambda c: (c.backbone, c.total)):
+        same = list(group)
+        for cell in same:
+            drawn = cell.accuracy[cell.drawn].mean(1)
+            gains = np.mean(cell.gains(), 0)
+            named = [f"{cell.mean(name):.1f}" for name in ("uniform", *HEAD[5:9])]
+            random_ones = f"{drawn.mean():.1f} ({drawn.min():.1f} to {drawn.max():.1f})"
+            lines.append([backbone, str(total), cell.task, random_ones, *named])
+            lines[-1] += [f"{gains[0]:+.1f}", f"{gains[1]:+.1f}", f"{cell.agreement():.2f}"]
+        over = list(zip(*(gain for cell in same for gain in cell.gains()), strict=True))
+        agreement = f"{np.mean([cell.agreement() for cell in same]):.2f}"
+        lines.append(
+            [backbone, str(total), "mean", *[""] * 6, interval(over[0]), interval(over[1]), agreement]
+        )
+    return lines
+
+
+def wants_figure(same: Sequence[Cell], text: int) -> Figure:
+    """Which layers want tokens: a row a task, the text layers first."""
+    values = np.stack([cell.wants() for cell in same])  # (tasks, L)
+    drawing = Figure(figsize=(2 + 0.32 * values.shape[1], 1.2 + 0.35 * len(same)), layout="constrained")
+    axes = drawing.subplots()
+    most = np.abs(values).max()
+    image = axes.imshow(values, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+    axes.set_yticks(range(len(same)), [cell.task for cell in same])
+    vision = values.shape[1] - text
+    axes.set_xticks(range(values.shape[1]), [*range(1, text + 1), *range(1, vision + 1)])
+    axes.axvline(text - 0.5, color="black", lw=1)
+    axes.set_xlabel("text layers, then vision layers")
+    drawing.colorbar(image, label="points a root of tokens")
+    return drawing
+
+
+def page(found: Sequence[Cell], out: Path) -> None:
+    """The table and a picture a backbone and budget."""
+    parts = [section("Placements of equal size", table(HEAD, rows(found), "Held-out accuracy in percent."))]
+    for (backbone, total), group in itertools.groupby(found, lambda c: (c.backbone, c.total)):
+        same = list(group)
+        drawing = wants_figure(same, same[0].lengths.shape[1] // 2)
+        svg = inline_svg(drawing, f"wants{len(parts)}", f"Which layers of {backbone} want tokens, by task")
+        about = "Blue: accuracy rises with the layer's tokens; red: it falls."
+        parts.append(section(f"{backbone}, {total} tokens", figure(svg, about)))
+    lead = paragraph("Held-out images of a few-shot draw; no test image. python benchmarks/search_study.py")
+    write_page(out, "What is to be gained by placing tokens", lead, parts)
 
 
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Train what is missing, print the table, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--tasks", default="digits,shapes,textures,directions")
-    parser.add_argument("--seeds", default="1")
-    parser.add_argument("--variants", default="paper,default")
-    parser.add_argument("--configs", type=int, default=30)
+    parser.add_argument("--backbones", default="toy,toy-deep")
+    parser.add_argument("--tasks", default=TASKS)
+    parser.add_argument("--seeds", default="1,2,3,4")
+    parser.add_argument("--shares", default="1/6,1/3,1/2")
+    parser.add_argument("--placements", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], help="settings of every training, e.g. epochs=40")
-    parser.add_argument("--held-out", action="store_true", help="never look at a test image")
     parser.add_argument("--out", type=Path, default=Path("out/search_study.jsonl"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    base = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in arguments.set)}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for task in arguments.tasks.split(","):
-        for seed in map(int, arguments.seeds.split(",")):
-            variants = arguments.variants.split(",")
-            study(task, seed, variants, arguments.configs, base, arguments.held_out, arguments.out)
-    print(table(arguments.out, base, arguments.held_out))
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads)
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    study = Study(
+        a.backbones.split(","),
+        a.tasks.split(","),
+        [int(s) for s in a.seeds.split(",")],
+        [Fraction(s) for s in a.shares.split(",")],
+        a.placements,
+        Recipe(steps=a.steps),
+        a.out,
+    )
+    study.run()
+    found = cells(study.records())
+    for row in [HEAD, *rows(found)]:
+        print("| " + " | ".join(row) + " |")
+    page(found, a.out.with_suffix(".html"))
 
 
 if __name__ == "__main__":

@@ -250,7 +250,7 @@ def test_settings_that_make_no_sense_are_refused():
     for name, value in wrong.items():
         with pytest.raises(UserError, match=name):
             get_method("coop").Settings(**{name: value})
-    wrong = {"text_max": -1, "vision_lengths": (1, -1), "distill": float("inf"), "share": 2}
+    wrong = {"text_max": -1, "vision_lengths": (1, -1), "distill": float("inf"), "budget": 2.5}
     for name, value in wrong.items():
         with pytest.raises(UserError, match=name):
             get_method("dpl").Settings(**{name: value})
@@ -574,7 +574,7 @@ def test_a_search_may_find_that_no_prompt_is_best(photos, tmp_path):
     classifier.save(tmp_path / "kept")
     assert PromptClassifier.load(tmp_path / "kept").method_.lengths.total == 0
     with pytest.raises(UserError, match="nothing to search"):
-        make("dpl", text_max=0, vision_max=0).stages()
+        make("dpl", text_max=0, vision_max=0)
 
 
 @pytest.mark.parametrize(("text", "vision"), [((1,), (1, 1, 1)), ((1, 1), ()), ((1, 1), (1, 1))])
@@ -591,7 +591,9 @@ def test_alphas_see_every_validation_image_shuffled_and_prompts_none_of_them():
         return ImageSet(lambda at: (drawn[name].extend(at.tolist()), split.images(at))[1], split.labels)
 
     kind = get_method("dpl")
-    settings = kind.Settings(epochs=1, search_epochs=2, warmup=0, batch_size=4, text_max=1, vision_max=1)
+    settings = kind.Settings(
+        search="alphas", epochs=1, search_epochs=2, batch_size=4, text_max=1, vision_max=1
+    )
     supernet = kind(random_encoder(torch.float32), NAMES, settings).stages()[0].method
     fit(
         supernet,
@@ -606,7 +608,7 @@ def test_alphas_see_every_validation_image_shuffled_and_prompts_none_of_them():
 
 
 def test_alphas_learn_on_validation_images_and_prompts_on_training_images():
-    supernet = make("dpl", text_max=2, vision_max=2).stages()[0].method
+    supernet = make("dpl", search="alphas", text_max=2, vision_max=2).stages()[0].method
     on_val, on_train = supernet.objectives()
     assert (on_val.split, on_train.split) == ("val", "train")
     assert {id(p) for p in on_val.parameters} == {id(supernet.text_alphas), id(supernet.vision_alphas)}
@@ -616,14 +618,14 @@ def test_alphas_learn_on_validation_images_and_prompts_on_training_images():
 
 def test_text_and_vision_lengths_are_not_exchanged(tmp_path):
     text, vision = (3, 0, 1, 2), (0, 4, 4, 1)
-    method = make("dpl", toy_encoder(), text_max=4, vision_max=4)
+    method = make("dpl", toy_encoder(), search="alphas", text_max=4, vision_max=4)
     supernet = method.stages()[0].method
     for alphas, lengths in ((supernet.text_alphas, text), (supernet.vision_alphas, vision)):
         alphas.data = F.one_hot(torch.tensor(lengths), 5) * 2.0
     assert (supernet.lengths.text, supernet.lengths.vision) == (text, vision)
     record = supernet.epoch_record()["alphas"]
     assert [max(range(5), key=row.__getitem__) for row in record["text"]] == list(text)
-    method.inherit(supernet)
+    method.take(supernet.lengths)
     method.lengths.save(tmp_path / "lengths.json")
     content = json.loads((tmp_path / "lengths.json").read_text())
     assert content.pop("made_by") == MARK
@@ -646,7 +648,8 @@ def test_a_supernet_with_all_weight_on_one_candidate_is_the_derived_network(text
     for branch, lengths in (("text", text), ("vision", vision)):
         getattr(supernet, f"{branch}_alphas").data = F.one_hot(torch.tensor(lengths), 4) * 1e4
         for layer, (ours, n) in enumerate(zip(getattr(derived, f"{branch}_prompts"), lengths, strict=True)):
-            ours.data = supernet.tokens(branch, layer, n).data
+            every = getattr(supernet, f"{branch}_prompts")[layer].data  # candidates one after the other
+            ours.data = every[n * (n - 1) // 2 :][:n]
     pixels = batch().images
     torch.testing.assert_close(supernet.class_features(), derived.class_features(), **FEATURES)
     torch.testing.assert_close(supernet.image_features(pixels), derived.image_features(pixels), **FEATURES)
@@ -660,7 +663,7 @@ def test_the_train_stage_starts_with_fresh_prompts(photos):
     supernet = make("dpl", **settings).stages()[0].method
     method = make("dpl", supernet.encoder, **settings)
     supernet.text_alphas.data[:, 2] = supernet.vision_alphas.data[:, 2] = 1
-    method.inherit(supernet)
+    method.take(supernet.lengths)
     fresh = torch.cat([p.flatten() for p in method.parameters()])
     assert fresh.std() < 0.03 and method.settings.text_lengths == (2, 2)
     searched = torch.cat([p.flatten() for p in supernet.vision_prompts])

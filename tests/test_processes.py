@@ -66,7 +66,7 @@ def search() -> dict:
     """Alphas and prompts that a search with drawn lengths ends with."""
     torch.manual_seed(3)
     kind = get_method("dpl")
-    settings = kind.Settings(**METHODS["dpl"], warmup=0)
+    settings = kind.Settings(**METHODS["dpl"] | {"search": "alphas"})
     supernet = kind(Encoder(load_backbone("toy")), CLASSES, settings).stages()[0].method
     before = supernet.text_alphas.detach().clone()
     fit(supernet, {"train": split(1), "val": split(2)}, TrainOptions(seed=1, device="cpu"), show=False)
@@ -132,7 +132,7 @@ def test_all_processes_stop_where_one_has_a_loss_that_is_no_number(both):
 
 
 def test_the_command_writes_one_classifier(tmp_path):
-    settings = ["--method", "dpl", "--search-epochs", 1, "--epochs", 1, "--batch-size", 32]
+    settings = ["--method", "dpl", "--fresh", "--epochs", 1, "--batch-size", 32]
     printed = launch(
         "-m", "vlprompt", "fit", "toy:colours", "--out", tmp_path / "tuned", *settings, "--shots", 2
     )

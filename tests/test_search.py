@@ -1,6 +1,5 @@
-"""Lengths as an object, the mended search, and objectives joined to other prompts."""
+"""The search by gates, lengths as an object, and objectives joined to other prompts."""
 
-import itertools
 import json
 import random
 
@@ -18,11 +17,10 @@ from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch
-from vlprompt.methods.dpl.alphas import from_alphas, longest_within, within_budget
 from vlprompt.methods.dpl.dpl import DPL
 from vlprompt.methods.dpl.settings import PAPER, Settings
 from vlprompt.methods.dpl.supernet import Supernet
-from vlprompt.methods.lengths import Lengths, agreed, random_lengths
+from vlprompt.methods.lengths import Lengths, agreed, random_lengths, uniform_lengths
 
 NAMES = ("red circle", "blue star", "green heart")
 
@@ -48,23 +46,6 @@ def batch(encoder) -> Batch:
     return Batch(pixels, torch.arange(3))
 
 
-def test_the_paper_s_preset_is_the_search_as_published():
-    settings = Settings(**PAPER)
-    assert not (settings.warmup or settings.nested or settings.sampled or settings.patience)
-    assert settings.share == 1 and not settings.budget and not settings.inherit and not settings.ctx_init
-    assert (settings.search_epochs, settings.epochs, settings.batch_size, settings.lr) == (80, 40, 4, 0.0035)
-
-
-def test_a_nested_candidate_is_the_beginning_of_the_longest_prompt(encoder):
-    supernet = make(encoder, nested=True, text_max=4)
-    assert supernet.text_prompts[1].shape == (4, encoder.backbone.text_width)
-    torch.testing.assert_close(supernet.tokens("text", 1, 3), supernet.text_prompts[1][:3])
-    mixture = supernet.text_prompt().keys_values[1]
-    pieces = mixture.tokens.split(mixture.lengths)
-    for length, piece in enumerate(pieces, 1):
-        torch.testing.assert_close(piece, supernet.tokens("text", 1, length))
-
-
 def test_text_prompts_start_from_a_layer_s_own_hidden_states(encoder):
     """Keys and values made of them change the frozen features less than random ones do."""
     states = encoder.word_states("a photo of a")
@@ -73,9 +54,9 @@ def test_text_prompts_start_from_a_layer_s_own_hidden_states(encoder):
     frozen = encoder.encode_text(words.rows(NAMES))  # (K, E)
     near, far = ((m.class_features() * frozen).sum(-1).mean() for m in (words, random_ones))
     assert far < near < 1
-    nested = make(encoder, text_max=6)
-    for prompt, supernet in zip(words.text_prompts, nested.text_prompts, strict=True):
-        assert prompt.shape == supernet.shape and (prompt - supernet).abs().max() < 0.2
+    searching = make(encoder, DPL, text_max=6)
+    for prompt, before in zip(words.text_prompts, searching.text_prompts, strict=True):
+        assert prompt.shape == before.shape and (prompt - before).abs().max() < 0.2
 
 
 def test_hidden_states_of_words_are_those_of_their_sentence(encoder):
@@ -89,128 +70,148 @@ def test_hidden_states_of_words_are_those_of_their_sentence(encoder):
         hidden = encoder.backbone.run_layer(layer, hidden, AttentionPrompt(plan.pack))
 
 
-def test_candidates_that_are_not_nested_share_no_token(encoder):
-    supernet = make(encoder, nested=False, text_max=3)
-    starts = [supernet.tokens("text", 0, n).data_ptr() for n in (1, 2, 3)]
-    assert len(set(starts)) == 3
-    assert sum(len(supernet.tokens("text", 0, n)) for n in (1, 2, 3)) == len(supernet.text_prompts[0])
+def test_the_paper_s_preset_is_the_search_as_published():
+    settings = Settings(**PAPER)
+    assert (settings.search, settings.ctx_init) == ("alphas", "")
+    assert (settings.search_epochs, settings.epochs, settings.batch_size, settings.lr) == (80, 40, 4, 0.0035)
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_chosen_lengths_are_the_derived_network_with_the_supernet_s_prompts(encoder, nested):
-    supernet = make(encoder, nested=nested)
-    layers = len(supernet.text_prompts), len(supernet.vision_prompts)
-    lengths = random_lengths(random.Random(3), layers, 6, 20)
-    derived = make(encoder, DPL, text_lengths=lengths.text, vision_lengths=lengths.vision)
-    for layer, n in enumerate(lengths.text):
-        derived.text_prompts[layer].data = supernet.tokens("text", layer, n).data
-    for layer, n in enumerate(lengths.vision):
-        derived.vision_prompts[layer].data = supernet.tokens("vision", layer, n).data
-    images = batch(encoder).images
-    with supernet.choose(lengths):
-        chosen = supernet(images)
-    torch.testing.assert_close(chosen, derived(images), rtol=0, atol=1e-4)
-    assert not torch.allclose(supernet(images), chosen)  # afterwards it is a mixture again
+# Gates.
 
 
-def test_the_alphas_wait_during_the_warm_up(digits):
-    settings = {"search_epochs": 3, "epochs": 0, "warmup": 0.6, "batch_size": 10}
-    history = PromptClassifier("dpl", settings=settings).fit_dataset(digits).history_
-    first, second, third = [torch.tensor(r["alphas"]["text"]) for r in history]
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-    assert not torch.equal(second, third)
-    assert [("val_loss" in r) for r in history] == [False, False, True]
+def searching(encoder, **settings) -> DPL:
+    return make(encoder, DPL, **{"text_max": 3, "vision_max": 2, "optimizer": "adamw", "lr": 0.01} | settings)
 
 
-def test_the_search_ends_when_the_lengths_are_stable(digits):
-    settings = PAPER | {
-        "search_epochs": 30, "epochs": 0, "alpha_lr": 0.0, "batch_size": 20, "patience": 3
-    }  # fmt: skip
-    history = PromptClassifier("dpl", settings=settings).fit_dataset(digits).history_
-    assert len(history) == 4  # the alphas never move: seen once, then the same three times
+def test_the_probe_s_gradient_is_what_the_loss_loses_with_a_little_less_of_a_token(encoder):
+    """Central differences in float64."""
+    method = searching(encoder64(), text_max=2).double()
+    images = batch(method.encoder)._replace(images=batch(method.encoder).images.double())
+    method.loss(images)["loss"].backward()
+    for place in ((0, 0), (3, 1), (5, 1)):
+        difference = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                method.gates.probe[place] += step
+                difference.append(float(method.loss(images)["loss"]))
+                method.gates.probe[place] -= step
+        numeric = (difference[0] - difference[1]) / 2e-5
+        assert method.gates.probe.grad[place].item() == pytest.approx(numeric, rel=1e-5, abs=1e-10)
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_one_stage_keeps_the_supernet_s_prompts(digits, nested):
-    settings = PAPER | {"search_epochs": 1, "epochs": 0, "inherit": True, "nested": nested, "batch_size": 10}
+def test_a_layer_with_fewer_places_has_no_gate_beyond_them(encoder):
+    gates = searching(encoder, text_max=3, vision_max=2).gates
+    assert gates.lengths == [3] * 4 + [2] * 4 and gates.full == 20
+
+
+@pytest.mark.parametrize(
+    ("budget", "tokens"), [(1 / 3, 7), (0.5, 10), (1, 20), (5, 5), (1000, 20), (0.001, 1)]
+)
+def test_a_budget_is_a_share_or_a_number(encoder, budget, tokens):
+    assert searching(encoder, budget=budget).gates.budget == tokens
+
+
+def test_a_budget_between_is_refused():
+    with pytest.raises(UserError, match=r"budget 2\.5: give a share up to 1, or a whole number"):
+        Settings(budget=2.5)
+
+
+def test_the_least_useful_tokens_go_first_and_training_ends_within_the_budget(digits, tmp_path):
+    settings = {"epochs": 8, "batch_size": 5, "budget": 11, "optimizer": "adamw", "lr": 0.01}
     classifier = PromptClassifier("dpl", settings=settings).fit_dataset(digits)
-    again = PromptClassifier("dpl", settings=settings | {"inherit": False}).fit_dataset(digits)
-    kept, fresh = classifier.method_, again.method_
-    assert kept.lengths == fresh.lengths
-    longest = max(range(len(kept.lengths.text)), key=kept.lengths.text.__getitem__)
-    deviation = kept.text_prompts[longest].std()
-    assert not torch.equal(kept.text_prompts[longest], fresh.text_prompts[longest])
-    assert (deviation > 0.2) != nested  # U(0, 1) in the paper's search, N(0, 0.02^2) in the nested one
+    found = classifier.method_.lengths
+    left = [sum(map(sum, record["lengths"].values())) for record in classifier.history_]
+    assert left[0] > 40 and sorted(left, reverse=True) == left and set(left[4:]) == {11}
+    assert len(set(left)) > 3, "a few at a time"
+    assert found.total == 11 and [len(p) for p in classifier.method_.text_prompts] == list(found.text)
+    classifier.save(tmp_path / "kept")
+    again = PromptClassifier.load(tmp_path / "kept")
+    assert again.method_.lengths == Lengths(found.text, found.vision)
+    images = [item.image for item in digits.test[:4]]
+    assert (again.predict_proba(images) == classifier.predict_proba(images)).all()
 
 
-def test_the_budget_gives_the_likeliest_lengths_that_fit():
-    torch.manual_seed(0)
-    weights = torch.randn(4, 4, dtype=torch.float64).log_softmax(-1)
-    for budget in range(13):
-        found = within_budget(weights, budget)
-        assert sum(found) <= budget
-        every = [n for n in itertools.product(range(4), repeat=4) if sum(n) <= budget]
-        best = max(sum(weights[layer, n].item() for layer, n in enumerate(lengths)) for lengths in every)
-        assert sum(weights[layer, n].item() for layer, n in enumerate(found)) == pytest.approx(best)
-    limited = from_alphas(weights[:2], weights[2:], budget=3)
-    assert limited.total <= 3 < from_alphas(weights[:2], weights[2:]).total
+def test_closing_takes_the_tokens_that_are_worth_least(encoder):
+    gates = searching(encoder, text_max=2, vision_max=2, budget=4).gates
+    worth = torch.arange(16.0).view(8, 2)
+    for step in range(4):
+        gates.probe.grad = worth * (-1) ** step
+        gates.after_step(1)
+    gates.after_epoch(0, 1)
+    assert gates.lengths == [0] * 6 + [2, 2]
 
 
-def test_a_longer_context_is_taken_that_is_nearly_as_likely():
-    weights = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.7, 0.1, 0.1, 0.1]])
-    assert longest_within(weights, 1.0) == weights.argmax(-1).tolist() == [1, 0]
-    assert longest_within(weights, 0.4) == [3, 0]
-    assert longest_within(weights, 0.6) == [1, 0]
-    found = from_alphas(weights.log(), weights.log(), share=0.4)
-    assert found.text == found.vision == (3, 0)
-    assert found.text_confidence == pytest.approx((0.25, 0.7))
+def test_closing_a_token_is_training_on_without_it(encoder):
+    """Features of a method with closed gates are those after the closed tokens have gone."""
+    method = searching(encoder)
+    method.gates.open[1, 2] = method.gates.open[0, 0] = method.gates.open[5, 1] = False
+    images = batch(encoder).images
+    before = method(images)
+    method.finish()
+    assert method.lengths == Lengths((2, 2, 3, 3), (2, 1, 2, 2)) and method.gates is None
+    torch.testing.assert_close(method(images), before, rtol=0, atol=1e-4)
 
 
-def test_sampled_alphas_learn_on_single_paths(encoder):
-    """A drawn length has the mixture's whole weight, and yet all alphas of the layer have a gradient."""
-    supernet = make(encoder, nested=True, sampled=True, text_max=3)
-    supernet.text_alphas.data[:, 2] = 30.0
-    weights = supernet.weights(supernet.text_alphas)
-    expected = torch.nn.functional.one_hot(torch.full((len(weights),), 2), 4).to(weights)
-    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
-    supernet.text_alphas.data.zero_()
-    drawn = torch.stack([supernet.weights(supernet.text_alphas).argmax(-1) for _ in range(200)])
-    assert all(set(layer.tolist()) == {0, 1, 2, 3} for layer in drawn.T)
-    rows = supernet.rows(("cat", "dog"))
-    features = encoder.encode_text(rows, supernet.text_prompt())
-    features.diff(dim=0).square().sum().backward()
-    assert (supernet.text_alphas.grad != 0).all()
+def test_fresh_trains_new_prompts_with_what_the_gates_found(digits):
+    settings = {"epochs": 3, "batch_size": 10, "budget": 6, "fresh": True, "text_max": 2, "vision_max": 2}
+    classifier = PromptClassifier("dpl", settings=settings).fit_dataset(digits)
+    stages = [record["stage"] for record in classifier.history_]
+    assert stages == ["search"] * 3 + ["train"] * 3
+    last = classifier.history_[2]["lengths"]
+    assert classifier.method_.lengths == Lengths(last["text"], last["vision"])
 
 
-def test_drawn_lengths_are_never_none_at_all(encoder):
-    """There would be nothing to learn, and no gradient."""
-    supernet = make(encoder, text_max=0, vision_max=1)
-    drawn = {supernet.draw() for _ in range(300)}
-    assert len(drawn) == 2 ** len(encoder.backbone.vision_layers) - 1
-    assert all(lengths.total for lengths in drawn)
+@pytest.mark.parametrize("added", ["kgcoop", "promptsrc", "prograd", "genpt"])
+def test_an_added_objective_has_a_say_in_the_search(digits, added):
+    settings = {"epochs": 4, "batch_size": 10, "budget": 6, "text_max": 2, "vision_max": 2}
+    classifier = PromptClassifier(f"dpl+{added}", settings=settings).fit_dataset(digits)
+    assert classifier.method_.lengths.total == 6
+    assert all(
+        len(record.keys() & {"kg", "text_l1", "scl_text", "text", "general", "mi"}) > 0
+        for record in classifier.history_
+    )
 
 
-def test_a_search_starts_from_another_data_set_s_lengths(encoder):
-    layers = len(encoder.backbone.text_layers)
-    given = tuple(i % 7 for i in range(layers))
-    supernet = make(encoder, text_start=given)
-    assert supernet.lengths.text == given
-    assert all(0.4 < p < 0.6 for p in supernet.lengths.text_confidence)
-    with pytest.raises(UserError, match=r"starting length of 9"):
-        make(encoder, text_start=(9,) * layers)
+def encoder64() -> Encoder:
+    return Encoder(load_backbone("toy", dtype=torch.float64))
+
+
+# Controls.
+
+
+@pytest.mark.parametrize("total", [0, 1, 24, 40])
+def test_random_lengths_have_the_wanted_number_of_tokens_within_each_branch_s_limit(total):
+    longest = Lengths((6,) * 4, (4,) * 4)
+    drawn = [random_lengths(random.Random(i), longest, total) for i in range(20)]
+    assert all(n.total == total for n in drawn)
+    assert all(0 <= n <= 6 for lengths in drawn for n in lengths.text)
+    assert all(0 <= n <= 4 for lengths in drawn for n in lengths.vision)
+    assert len(set(drawn)) > 1 or total in (0, 40)
+
+
+def test_uniform_lengths_differ_by_one_at_most_where_there_is_room():
+    assert uniform_lengths(Lengths((6,) * 3, (6,) * 3), 14) == Lengths((3, 3, 2), (2, 2, 2))
+    assert uniform_lengths(Lengths((1,) * 2, (6,) * 2), 8) == Lengths((1, 1), (3, 3))
+    with pytest.raises(UserError, match="9 tokens do not fit 2 layers with room for 8"):
+        uniform_lengths(Lengths((4,), (4,)), 9)
+
+
+def test_a_control_has_as_many_tokens_and_other_lengths(tmp_path, capsys):
+    words = ["search", "toy:colours", "--shots", 2, "--epochs", 3, "--batch-size", 12]
+    words += ["--text-max", 2, "--vision-max", 2, "--control", 2]
+    words += ["--out", tmp_path / "lengths.json"]
+    assert vlprompt(*words, "--json", "--budget", 5) == 0
+    measured = json.loads(capsys.readouterr().out)["accuracy"]
+    assert measured["tokens"] == 5 and len(measured["random"]) == 2
+    assert all(0 < measured[name] <= 100 for name in ("searched", "found", "uniform"))
+    assert vlprompt(*words, "--budget", 1) == 0
+    assert Lengths.load(tmp_path / "lengths.json").total == 16
+    assert "no other placement has as many tokens" in " ".join(capsys.readouterr().out.split())
 
 
 def test_seeds_vote_for_the_lengths():
     found = [Lengths((1, 2), (3,)), Lengths((1, 4), (3,)), Lengths((1, 4), (0,))]
     assert agreed(found) == Lengths((1, 4), (3,), (1.0, 2 / 3), (2 / 3,))
-
-
-@pytest.mark.parametrize("total", [0, 1, 24, 48])
-def test_random_lengths_have_the_wanted_number_of_tokens(total):
-    drawn = [random_lengths(random.Random(i), (4, 4), 6, total) for i in range(20)]
-    assert all(n.total == total for n in drawn)
-    assert all(0 <= n <= 6 for lengths in drawn for n in lengths.text + lengths.vision)
-    assert len(set(drawn)) > 1 or total in (0, 48)
 
 
 def test_lengths_are_saved_and_edited_by_hand(tmp_path):
@@ -267,18 +268,6 @@ def test_what_cannot_be_joined_is_said():
         get_method("cocoop+kgcoop")
     with pytest.raises(UserError, match="unknown method 'nothing'"):
         get_method("dpl+nothing")
-
-
-def test_a_control_has_as_many_tokens_and_other_lengths(tmp_path, capsys):
-    words = ["search", "toy:colours", "--shots", 2, "--search-epochs", 1, "--epochs", 1, "--batch-size", 24]
-    words += ["--text-max", 2, "--vision-max", 2, "--control", 2, "--json"]
-    words += ["--out", tmp_path / "lengths.json"]
-    assert vlprompt(*words, "--budget", 5) == 0
-    measured = json.loads(capsys.readouterr().out)["accuracy"]
-    assert len(measured["random"]) == 2 and 0 < measured["found"] <= 100
-    assert vlprompt(*words) == 0  # one epoch of alphas: the longest everywhere
-    assert Lengths.load(tmp_path / "lengths.json").total == 16
-    assert json.loads(capsys.readouterr().out)["accuracy"]["random"] == []
 
 
 def test_settings_are_chosen_without_a_test_image():

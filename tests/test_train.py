@@ -114,8 +114,8 @@ def kill_when(process, path) -> int:
 
 def test_killed_in_search_and_in_training_it_ends_with_the_same_bits(tmp_path):
     photos = write_photos(tmp_path / "photos")
-    flags = ["--shots", 2, "--method", "dpl", "--search-epochs", 6, "--epochs", 6]
-    flags += ["--text-max", 2, "--vision-max", 2]
+    flags = ["--shots", 2, "--method", "dpl", "--fresh", "--epochs", 6]
+    flags += ["--text-max", 2, "--vision-max", 2]  # the search closes gates, then fresh prompts are trained
 
     def words(out):
         return ["fit", photos, "--out", tmp_path / out, *flags]
@@ -274,7 +274,7 @@ def test_prompts_that_the_last_step_breaks_are_not_kept(tmp_path):
 
 def test_no_validation_images_where_they_are_needed():
     with pytest.raises(UserError, match=r"search stage .*validation images and there are none"):
-        train("dpl", splits={"train": random_split()}, search_epochs=1)
+        train("dpl", splits={"train": random_split()}, search="alphas", search_epochs=1)
 
 
 def test_clip_grad_bounds_the_step_and_is_off_by_default():

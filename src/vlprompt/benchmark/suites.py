@@ -52,11 +52,6 @@ _FEATURES: Changes = {"optimizer": "adamw", "lr": 0.005, "epochs": 40}
 """Text context only: image features are constants, a step is cheap."""
 _PIXELS: Changes = {"optimizer": "adamw", "lr": 0.01, "batch_size": 4, "epochs": 15}
 """Visual prompts: every step runs the image branch."""
-_SEARCH: Changes = {
-    "search_epochs": 6, "alpha_lr": 0.05, "text_max": 12, "vision_max": 12, "share": 0.1, "inherit": True
-}  # fmt: skip
-"""So short a search says little, and nearly always the longest context is taken; so short a train stage goes
-on from the supernet's prompts."""
 _TOY: dict[str, Changes] = {
     "coop": _FEATURES,
     "kgcoop": _FEATURES | {"batch_size": 32},
@@ -67,7 +62,7 @@ _TOY: dict[str, Changes] = {
     "ivlp": _PIXELS,
     "maple": _PIXELS,
     "promptsrc": _PIXELS | {"gpa_mean": 13.0, "gpa_std": 2.0},
-    "dpl": _PIXELS | _SEARCH,
+    "dpl": _PIXELS,
     # None of those below was tuned: rates and epochs of their kind, and layers that four layers have.
     "atprompt": _FEATURES,
     "tcp": _FEATURES | {"eps": 1e-8, "class_layer": 3},
@@ -88,7 +83,7 @@ _LARGE: dict[str, Changes] = {n: {"epochs": 10} for n in (*_TEXT, "taskres", "cl
     "promptsrc": _LARGE_PIXELS | {"gpa_mean": 4.0, "gpa_std": 1.0},
     "coprompt": _LARGE_PIXELS,
     **{n: {"epochs": 3, "batch_size": 16} for n in ("mmrl", "mma", "clip_lora")},
-    "dpl": _LARGE_PIXELS | {"search_epochs": 2},
+    "dpl": _LARGE_PIXELS,
 }
 """Tasks with more than a thousand training images, 64 and 80 classes."""
 TOY_SETTINGS = _TOY | {

@@ -44,12 +44,13 @@ def show_rows(rows: Sequence[dict[str, Any]], form: Literal["table", "json", "cs
 
 
 def show_lengths(lengths: Lengths, title: str) -> None:
-    """Length and confidence of every layer, a row a branch."""
+    """Length of every layer, and its confidence where there is one; a row a branch."""
     layers = max(len(lengths.text), len(lengths.vision))
     table = Table("branch", *(f"layer {i + 1}" for i in range(layers)), title=title)
     for branch, chosen, confidence in (
         ("text", lengths.text, lengths.text_confidence),
         ("vision", lengths.vision, lengths.vision_confidence),
     ):
-        table.add_row(branch, *(f"{n} ({p:.2f})" for n, p in zip(chosen, confidence, strict=True)))
+        sure = [f" ({p:.2f})" for p in confidence] or [""] * len(chosen)
+        table.add_row(branch, *(f"{n}{p}" for n, p in zip(chosen, sure, strict=True)))
     Console().print(table)

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
+from rich.table import Table
 from tyro.conf import Positional, arg
 
 from vlprompt.cli.console import show, show_lengths
@@ -38,7 +39,7 @@ class SearchOptions:
     seeds: tuple[int, ...] = (1,)
     """several searches vote for the length of each layer"""
     control: int = 0
-    """train the found lengths, and so many drawn at random with the same number of tokens"""
+    """train the found lengths anew, and with as many tokens a uniform and so many random placements"""
     device: str = "auto"
     """auto, cpu, cuda, mps"""
     force: bool = False
@@ -87,15 +88,29 @@ def _plain(result: Searched) -> dict[str, object]:
 def _print(result: Searched) -> None:
     console, lengths, accuracy = Console(), result.lengths, result.accuracy
     for seed, one in result.found.items():
-        show_lengths(one.lengths, f"Searched lengths and their confidence, seed {seed}")
+        show_lengths(one.lengths, f"Searched lengths, seed {seed}")
         console.print(f"{len(one.history)} epochs, {one.steps} steps, {one.seconds:.0f} s")
     if len(result.found) > 1:
         show_lengths(lengths, f"Voted by {len(result.found)} seeds, with the share of the votes")
     if accuracy:
-        random = accuracy["random"]
-        control = f"no other lengths have as many tokens ({lengths.total}), so there is no control"
-        if random:
-            mean, others = sum(random) / len(random), ", ".join(f"{a:.1f}" for a in random)
-            control = f"with random ones of the same {lengths.total} tokens {mean:.1f}% ({others})"
-        console.print(f"test accuracy with the found lengths {accuracy['found']:.1f}%, {control}")
+        console.print(_compared(accuracy))
     console.print(f"lengths in {result.out}, report in {result.report}", markup=False)
+
+
+def _compared(accuracy: dict[str, Any]) -> Table:
+    """Accuracies with one number of tokens, a row a placement."""
+    table = Table("placement", "test accuracy", title=f"{accuracy['tokens']} tokens, first seed")
+    rows = {
+        "searched, its prompts kept": accuracy["searched"],
+        "searched, fresh prompts": accuracy["found"],
+        "spread evenly": accuracy["uniform"],
+    }
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(name, f"{value:.1f}")
+    if drawn := accuracy["random"]:
+        each = ", ".join(f"{value:.1f}" for value in drawn)
+        table.add_row("at random", f"{sum(drawn) / len(drawn):.1f} ({each})")
+    if accuracy["uniform"] is None:
+        table.caption = "the longest everywhere: no other placement has as many tokens"
+    return table

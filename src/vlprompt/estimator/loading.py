@@ -132,12 +132,13 @@ def trained_method(
     Raises:
         UserError: the method has other settings or parameters.
     """
-    if unknown := config["settings"].keys() - {f.name for f in fields(kind.Settings)}:
+    saved = {k: v for k, v in config["settings"].items() if k not in kind.retired}
+    if unknown := saved.keys() - {f.name for f in fields(kind.Settings)}:
         raise UserError(
             f"classifier '{folder}' has the setting '{min(unknown)}', which method '{kind.name}' does not "
             "know: it was made by another version of vlprompt or of the method"
         )
-    settings = _within(folder, lambda: kind.Settings(**config["settings"]))
+    settings = _within(folder, lambda: kind.Settings(**saved))
     needed = len(config["classnames"]) * getattr(settings, "n_ctx", 0)
     there = sum(len(tensor) for tensor in tensors.values() if tensor.ndim)
     if getattr(settings, "class_specific", False) and needed > there:  # before so many are made

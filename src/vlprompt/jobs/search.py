@@ -1,7 +1,7 @@
 """The context length of every layer, found on labelled images and written as a file.
 
-Whether the search helped is measured and not assumed: the found lengths are trained, and beside them
-lengths drawn at random with the same number of tokens.
+Whether the search helped is measured and not assumed: the found lengths are trained from the start, and
+beside them as many tokens spread evenly, and drawn at random.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.files import check_targets
 from vlprompt.methods.dpl.settings import Settings
-from vlprompt.methods.lengths import Lengths, agreed, random_lengths
+from vlprompt.methods.lengths import Lengths, agreed, random_lengths, uniform_lengths
 from vlprompt.reports.training import Run, write_report
 
 
@@ -29,8 +29,10 @@ class Found:
 
     Args:
         steps: batches of training images.
+        classifier: as the search leaves it.
     """
 
+    classifier: PromptClassifier
     lengths: Lengths
     history: list[dict[str, Any]]
     seconds: float
@@ -47,33 +49,40 @@ class Search:
     verbose: bool = False
 
     def run(self, dataset: Dataset, seed: int) -> Found:
-        """The search stage alone."""
+        """The search alone: no prompts are trained anew."""
         start = time.perf_counter()
-        stage = {"epochs": 0, "text_lengths": (), "vision_lengths": ()}
-        classifier = self._fit(dataset, stage, seed)
+        changes: dict[str, Any] = {"text_lengths": (), "vision_lengths": (), "fresh": False}
+        if self.settings.search == "alphas":
+            changes["epochs"] = 0
+        classifier = self._fit(dataset, changes, seed)
         a_epoch = max(len(dataset.train) // self.settings.batch_size, 1)
         history, lengths = classifier.history_, classifier.method_.lengths
         assert isinstance(lengths, Lengths)
-        return Found(lengths, history, time.perf_counter() - start, len(history) * a_epoch)
+        return Found(classifier, lengths, history, time.perf_counter() - start, len(history) * a_epoch)
 
     def accuracy(self, dataset: Dataset, lengths: Lengths, seed: int) -> float:
         """Test accuracy of lengths, trained from the start."""
-        given = {"text_lengths": lengths.text, "vision_lengths": lengths.vision, "inherit": False}
+        given = {"text_lengths": lengths.text, "vision_lengths": lengths.vision}
         return self._fit(dataset, given, seed).evaluate(dataset.test)["accuracy"]
 
-    def compare(self, dataset: Dataset, lengths: Lengths, control: int, seed: int) -> dict[str, Any]:
-        """Test accuracy of found lengths, and of random ones with the same number of tokens.
+    def compare(self, dataset: Dataset, found: Found, control: int, seed: int) -> dict[str, Any]:
+        """Test accuracies at one number of tokens: of the search's own prompts, of its lengths with fresh
+        prompts, of tokens spread evenly, and of ``control`` placements drawn at random.
 
-        Where the found ones are the longest everywhere there are no others with as many tokens, and no
-        control.
+        Where the found lengths are the longest everywhere there are no others with as many tokens.
         """
-        draw, layers = random.Random(seed), (len(lengths.text), len(lengths.vision))
-        longest = max(self.settings.text_max, self.settings.vision_max)
-        count = control if lengths.total < sum(layers) * longest else 0
-        controls = [random_lengths(draw, layers, longest, lengths.total) for _ in range(count)]
+        lengths, s = found.lengths, self.settings
+        longest = Lengths((s.text_max,) * len(lengths.text), (s.vision_max,) * len(lengths.vision))
+        draw, others = random.Random(seed), lengths.total < longest.total
+        drawn = [random_lengths(draw, longest, lengths.total) for _ in range(control if others else 0)]
+        even = uniform_lengths(longest, lengths.total)
+        kept = found.classifier if s.search == "gates" else None
         return {
+            "tokens": lengths.total,
+            "searched": kept.evaluate(dataset.test)["accuracy"] if kept else None,
             "found": self.accuracy(dataset, lengths, seed),
-            "random": [self.accuracy(dataset, drawn, seed) for drawn in controls],
+            "uniform": self.accuracy(dataset, even, seed) if others else None,
+            "random": [self.accuracy(dataset, one, seed) for one in drawn],
         }
 
     def _fit(self, dataset: Dataset, changes: dict[str, Any], seed: int) -> PromptClassifier:
@@ -91,7 +100,7 @@ class Searched:
     Args:
         found: by seed.
         lengths: what they agree on.
-        accuracy: ``found`` and ``random``, see :meth:`Search.compare`; empty without a control.
+        accuracy: of the first seed, see :meth:`Search.compare`; empty without a control.
         out: file of the lengths.
         report: page beside it.
     """
@@ -117,7 +126,7 @@ def search(
     """Search with every seed, write the lengths as ``out`` and a page beside it.
 
     Args:
-        control: number of random lengths that are trained for comparison, on the first seed's images.
+        control: number of random placements that are trained for comparison, on the first seed's images.
         command: what made this, for the page.
         force: write over both whoever made them.
 
@@ -134,7 +143,7 @@ def search(
     lengths = runs[0] if len(runs) == 1 else agreed(runs)
     lengths.save(out)
     seed, sample = next(iter(samples.items()))
-    accuracy = how.compare(sample, lengths, control, seed) if control else {}
+    accuracy = how.compare(sample, found[seed], control, seed) if control else {}
     pages = [
         Run("DPL search", "dpl", s, {}, f.history, f.lengths, f.seconds, sample.classnames)
         for s, f in found.items()

@@ -89,14 +89,14 @@ class Objective:
         optimizer: owns the parameters.
         split: which images the batch is drawn from.
         scheduled: whether the learning rate follows the method's schedule.
-        start: first epoch in which it takes part.
+        read: what is not moved and whose gradient the method reads in ``after_step``.
     """
 
     loss: Callable[[Batch], Losses]
     optimizer: torch.optim.Optimizer
     split: Literal["train", "val"] = "train"
     scheduled: bool = True
-    start: int = 0
+    read: tuple[nn.Parameter, ...] = ()
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -146,6 +146,8 @@ class Method(nn.Module):
     """What this method adds to the cross-entropy, for the prompts of any other (``dpl+kgcoop``)."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Other published settings, by name: what differs from the defaults."""
+    retired: ClassVar[frozenset[str]] = frozenset()
+    """Settings that older versions saved and that what was learned does not need."""
     _trained: _State | None = None
     """As it was trained, once it classifies into other classes."""
 
@@ -323,12 +325,14 @@ class Method(nn.Module):
         """Whether anything is learned in steps."""
         return any(p.requires_grad and p.numel() for p in self.parameters())
 
+    def after_step(self) -> None:
+        """Called when the parameters have been moved; gradients are still there."""
+
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called when epoch ``epoch`` (from 0) of ``epochs`` has ended."""
 
-    def settled(self) -> bool:
-        """Whether nothing is left to learn before the last epoch; the stage then ends."""
-        return False
+    def finish(self) -> None:
+        """Called when all stages have ended."""
 
     def epoch_record(self) -> dict[str, Any]:
         """What the log keeps of this epoch beside the losses; plain numbers and lists."""

@@ -71,25 +71,48 @@ def check_lengths(lengths: Sequence[int], layers: int, branch: str) -> None:
         )
 
 
-def random_lengths(draw: random.Random, layers: tuple[int, int], longest: int, total: int) -> Lengths:
-    """Lengths with ``total`` tokens in all: the control that a search is compared with.
+def random_lengths(draw: random.Random, longest: Lengths, total: int) -> Lengths:
+    """Lengths with ``total`` tokens in all: a control that a search is compared with.
 
     Args:
-        layers: number of text and of vision layers.
+        longest: what each layer has room for.
 
     Raises:
         UserError: more tokens than there is room for.
     """
-    if not 0 <= total <= sum(layers) * longest:
-        raise UserError(
-            f"{total} tokens do not fit {sum(layers)} layers of at most {longest}: lower the number"
-        )
-    lengths = [draw.randint(0, longest) for _ in range(sum(layers))]
+    room = _room(longest, total)
+    lengths = [draw.randint(0, most) for most in room]
     while sum(lengths) != total:  # one layer at a time towards the wanted number
         step = 1 if sum(lengths) < total else -1
-        layer = draw.choice([i for i, n in enumerate(lengths) if 0 <= n + step <= longest])
+        layer = draw.choice([i for i, n in enumerate(lengths) if 0 <= n + step <= room[i]])
         lengths[layer] += step
-    return Lengths(tuple(lengths[: layers[0]]), tuple(lengths[layers[0] :]))
+    return _divided(lengths, longest)
+
+
+def uniform_lengths(longest: Lengths, total: int) -> Lengths:
+    """``total`` tokens spread evenly over all layers of both branches, the first ones getting what is over.
+
+    Raises:
+        UserError: more tokens than there is room for.
+    """
+    room = _room(longest, total)
+    lengths = [0] * len(room)
+    while sum(lengths) < total:
+        open_layers = [i for i, most in enumerate(room) if lengths[i] < most]
+        lengths[min(open_layers, key=lambda i: lengths[i])] += 1
+    return _divided(lengths, longest)
+
+
+def _room(longest: Lengths, total: int) -> list[int]:
+    room = [*longest.text, *longest.vision]
+    if not 0 <= total <= sum(room):
+        raise UserError(f"{total} tokens do not fit {len(room)} layers with room for {sum(room)}: give fewer")
+    return room
+
+
+def _divided(lengths: Sequence[int], like: Lengths) -> Lengths:
+    """Lengths of all layers, those of the text branch first."""
+    return Lengths(tuple(lengths[: len(like.text)]), tuple(lengths[len(like.text) :]))
 
 
 def agreed(found: Sequence[Lengths]) -> Lengths:

@@ -53,4 +53,5 @@ def fit(
         seed = options.seed * 4 + 2 - (len(stages) - 1 - index)  # of its order and its draws, epoch by epoch
         run = StageRun(stage, splits, options, seed, processes, checkpoints, show and processes.first)
         history += run.run(on_epoch)
+        stage.method.finish()
     return history

@@ -61,14 +61,12 @@ class StageRun:
         with bar(f"{self.name:6}", self.epochs, self.show) as progress:
             task = progress.task_ids[0]
             progress.update(task, completed=done)
-            for epoch in range(done, self.epochs if not self.method.settled() else done):
+            for epoch in range(done, self.epochs):
                 self.history.append(self._epoch(epoch))
                 self._save()
                 progress.update(task, advance=1, note=f"loss {self.history[-1]['loss']:.3f}")
                 if on_epoch is not None:
                     on_epoch(self.history[-1])
-                if self.method.settled():
-                    break
         return self.history
 
     def _epoch(self, epoch: int) -> EpochRecord:
@@ -85,8 +83,6 @@ class StageRun:
         for positions in streams["train"]:
             self._set_rate(self.method.learning_rate(epoch + steps / count, self.epochs))
             for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
-                if epoch < objective.start:
-                    continue
                 chosen = positions if objective.split == "train" else next(streams[objective.split])
                 losses = self._step(objective, optimizer, chosen, epoch, steps)
                 for key, value in losses.items():
@@ -132,12 +128,13 @@ class StageRun:
             raise UserError(self._not_finite(values["loss"], epoch, step))
 
         def backward(loss: Tensor, **options: bool) -> None:
-            self.processes.backward(loss, share, objective.parameters, **options)
+            self.processes.backward(loss, share, [*objective.parameters, *objective.read], **options)
 
         self.method.backward(losses, backward)
         if self.options.clip_grad is not None:
             self.processes.accelerator.clip_grad_norm_(objective.parameters, self.options.clip_grad)
         optimizer.step()
+        self.method.after_step()
         return values
 
     def _not_finite(self, loss: float, epoch: int, step: int) -> str:

@@ -1,12 +1,10 @@
 """DPL, Differentiable Prompt Learning (arXiv 2501.00457): every layer's context length is learned.
 
-Search stage: a supernet mixes, in each layer of both branches, prompts of 0 ... C tokens with
-weights softmax(alpha); alphas learn on validation images, prompts on training images, in turn.
-Train stage: fresh prompts with the lengths that the alphas prefer.
-
-The published search hardly ranks configurations (docs/methods.md has the measurements). The defaults of
-``warmup``, ``nested``, ``sampled``, ``share``, ``patience`` and ``ctx_init`` are this project's and mend it;
-the preset ``paper`` is the search and the train stage as published.
+This project's search is part of training: it begins with the longest context in every layer of both branches
+and closes the tokens that do least (:mod:`vlprompt.methods.dpl.gates`) until the budget is kept. The
+published one, the preset ``paper``, is a stage of its own (:mod:`vlprompt.methods.dpl.supernet`): a supernet
+mixes prompts of 0 ... C tokens with weights softmax(alpha); then fresh prompts of the likeliest lengths are
+trained.
 
 Shapes: L layers, C longest context, D width of a branch, B images, K classes.
 """
@@ -15,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlprompt.engine.packing import Row, context_slot
 from vlprompt.engine.prompt import KeyValue, Prompt
-from vlprompt.methods.base import Losses, Method, Outputs, Stage
-from vlprompt.methods.dpl.settings import PAPER, Settings
+from vlprompt.methods.base import Losses, Method, Objective, Outputs, Stage
+from vlprompt.methods.dpl.gates import Gates
+from vlprompt.methods.dpl.settings import PAPER, RETIRED, Settings
 from vlprompt.methods.dpl.supernet import Supernet
 from vlprompt.methods.dpl.tokens import text_tokens
 from vlprompt.methods.lengths import Lengths, check_lengths
@@ -32,7 +32,7 @@ from vlprompt.methods.templates import DEFAULT_TEMPLATE, IMAGENET_TEMPLATES, fil
 
 
 class DPL(Method):
-    """Train stage: key/value prompts of the found lengths, fresh unless ``inherit``."""
+    """DPL: key/value prompts of given lengths, or of the longest, from which the search closes tokens."""
 
     name = "dpl"
     title = "DPL"
@@ -40,25 +40,30 @@ class DPL(Method):
     year = 2025
     learns = "context length and key/value prompts of every layer, text and vision"
     Settings = Settings
-    presets = {"paper": PAPER, "one-stage": {"inherit": True, "epochs": 0}}  # noqa: RUF012
+    presets = {"paper": PAPER}  # noqa: RUF012
+    retired = RETIRED
     frozen_context: Tensor | None = None
 
     def build(self) -> None:
-        """One prompt a layer, none before the lengths are known."""
+        """One prompt a layer; where the search has a stage of its own, none before it has ended."""
         s, backbone = self.settings, self.encoder.backbone
-        self.found = Lengths(tuple(s.text_lengths), tuple(s.vision_lengths))
-        if not self.searches:
-            check_lengths(s.text_lengths, len(backbone.text_layers), "text")
-            check_lengths(s.vision_lengths, len(backbone.vision_layers), "vision")
-        self.text_prompts = nn.ParameterList(text_tokens(self.encoder, s.ctx_init, s.text_lengths))
+        layers = len(backbone.text_layers), len(backbone.vision_layers)
+        if self.searches:
+            longest = 0 if self.searches_first else 1
+            text, vision = [longest * s.text_max] * layers[0], [longest * s.vision_max] * layers[1]
+        else:
+            text, vision = list(s.text_lengths), list(s.vision_lengths)
+            check_lengths(text, layers[0], "text")
+            check_lengths(vision, layers[1], "vision")
+        self.text_prompts = nn.ParameterList(text_tokens(self.encoder, s.ctx_init, text))
         self.vision_prompts = nn.ParameterList(
-            random_tokens(n, backbone.vision_width, self.encoder) for n in s.vision_lengths
+            random_tokens(n, backbone.vision_width, self.encoder) for n in vision
         )
-
-    @property
-    def lengths(self) -> Lengths:
-        """Those that were given or found."""
-        return self.found
+        self.found: Lengths | None = None
+        self.gates: Gates | None = None
+        if self.searches and not self.searches_first:
+            every = torch.tensor([*text, *vision], device=backbone.device)
+            self.gates = Gates(every, s.tokens(int(every.sum())))
 
     @property
     def searches(self) -> bool:
@@ -66,34 +71,90 @@ class DPL(Method):
         return not (self.settings.text_lengths or self.settings.vision_lengths)
 
     @property
+    def searches_first(self) -> bool:
+        """Whether the search is a stage of its own."""
+        return self.searches and (self.settings.search == "alphas" or self.settings.fresh)
+
+    @property
     def needs_validation(self) -> bool:
-        """The search learns its alphas on validation images."""
-        return self.searches
+        """The published search learns its alphas on validation images."""
+        return self.searches and self.settings.search == "alphas"
 
     @property
     def trains(self) -> bool:
         """Whether there are tokens, or lengths to find."""
         return self.searches or super().trains
 
+    @property
+    def lengths(self) -> Lengths | None:
+        """Those that were given or found; while they are searched, what is left."""
+        if self.gates is None:
+            return self.found or Lengths(
+                tuple(self.settings.text_lengths), tuple(self.settings.vision_lengths)
+            )
+        left, text = self.gates.lengths, len(self.text_prompts)
+        return Lengths(tuple(left[:text]), tuple(left[text:]))
+
+    # Training.
+
     def stages(self) -> list[Stage]:
-        """The search, unless lengths are given, and the training of what it found."""
-        if not self.searches:
+        """Training, after the search where that is a stage of its own."""
+        if not self.searches_first:
             return super().stages()
         s = self.settings
-        search = Supernet(self.encoder, self.classnames, replace(s, epochs=s.search_epochs), self.templates)
-        return [Stage("search", search), Stage("train", self, lambda: self.inherit(search))]
+        search: Method
+        if s.search == "alphas":
+            search = Supernet(
+                self.encoder, self.classnames, replace(s, epochs=s.search_epochs), self.templates
+            )
+        else:
+            search = type(self)(self.encoder, self.classnames, replace(s, fresh=False), self.templates)
+        return [Stage("search", search), Stage("train", self, lambda: self.take(search.lengths))]
 
-    def inherit(self, trained: Supernet) -> None:
-        """Take the found lengths and start afresh with prompts of these lengths."""
-        found = trained.lengths
+    def take(self, found: Lengths | None) -> None:
+        """Start afresh with prompts of these lengths."""
+        assert found is not None
         self.settings = replace(self.settings, text_lengths=found.text, vision_lengths=found.vision)
         self.build()
         self.found = found
-        if self.settings.inherit:
-            for layer, (prompt, n) in enumerate(zip(self.text_prompts, found.text, strict=True)):
-                prompt.data.copy_(trained.tokens("text", layer, n).data)
-            for layer, (prompt, n) in enumerate(zip(self.vision_prompts, found.vision, strict=True)):
-                prompt.data.copy_(trained.tokens("vision", layer, n).data)
+
+    def objectives(self) -> list[Objective]:
+        """The prompts; where tokens are being closed, the gradient of their gates is read as well."""
+        if self.gates is None:
+            return super().objectives()
+        moved = [p for p in self.parameters() if p.requires_grad and p.numel() and p is not self.gates.probe]
+        return [Objective(self.loss, self.optimizer(moved), read=(self.gates.probe,))]
+
+    def after_step(self) -> None:
+        """Close the tokens that are due."""
+        super().after_step()
+        if self.gates is not None:
+            self.gates.after_step(self.settings.epochs)
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """The gates count epochs."""
+        super().after_epoch(epoch, epochs)
+        if self.gates is not None:
+            self.gates.after_epoch(epoch, epochs)
+
+    def epoch_record(self) -> dict[str, Any]:
+        """Open tokens of every layer, while they are searched."""
+        lengths = self.lengths if self.gates is not None else None
+        opened = {"lengths": {"text": lengths.text, "vision": lengths.vision}} if lengths else {}
+        return super().epoch_record() | opened
+
+    def finish(self) -> None:
+        """Closed tokens go for good."""
+        if self.gates is None:
+            return
+        found, gates = self.lengths, self.gates
+        assert found is not None
+        for layer, prompt in enumerate([*self.text_prompts, *self.vision_prompts]):
+            prompt.data = prompt.data[gates.open[layer, : len(prompt)]]
+        self.settings = replace(self.settings, text_lengths=found.text, vision_lengths=found.vision)
+        self.gates, self.found = None, found
+
+    # Prompts.
 
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Sequences of the new classes and, where it is needed, their embedded templates."""
@@ -112,11 +173,17 @@ class DPL(Method):
 
     def text_prompt(self) -> Prompt:
         """Key/value prompts of the text branch."""
-        return Prompt(self.frozen_context, keys_values=[KeyValue(p) for p in self.text_prompts])
+        return Prompt(self.frozen_context, keys_values=self._keys_values(self.text_prompts, 0))
 
     def vision_prompt(self) -> Prompt:
         """Key/value prompts of the vision branch."""
-        return Prompt(keys_values=[KeyValue(p) for p in self.vision_prompts])
+        return Prompt(keys_values=self._keys_values(self.vision_prompts, len(self.text_prompts)))
+
+    def _keys_values(self, prompts: nn.ParameterList, first: int) -> list[KeyValue]:
+        """A branch's prompts with their gates; ``first`` is its first layer's number among both branches'."""
+        if self.gates is None:
+            return [KeyValue(p) for p in prompts]
+        return [KeyValue(p, log_gates=self.gates.log_gates(first + i, len(p))) for i, p in enumerate(prompts)]
 
     def terms(self, outputs: Outputs) -> Losses:
         """The distillation from zero-shot CLIP, where it is asked for."""

@@ -14,53 +14,55 @@ class Settings(base.Settings):
     """DPL."""
 
     lr: Rate = 0.0035
-    """learning rate of the prompts, in both stages"""
+    """learning rate of the prompts"""
     epochs: Epochs = 40
-    """epochs of the train stage"""
+    """passes over the training images, the search included unless it is the published one or fresh"""
     batch_size: BatchSize = 4
     """images a step"""
-    search_epochs: Epochs = 80
-    """epochs of the search stage"""
-    alpha_lr: Rate = 0.0035
-    """learning rate of the alphas (Adam, betas 0.5 and 0.999)"""
+    search: Literal["gates", "alphas"] = "gates"
+    """gates: start with the longest contexts, close the least useful tokens while training. alphas: the
+    published supernet, a stage before training"""
+    budget: Annotated[float, Between(0, 1_000_000)] = 1 / 3
+    """context tokens in all layers of both branches: up to 1 a share of the longest everywhere, above 1 their
+    number; for gates"""
+    fresh: bool = False
+    """train new prompts with the lengths that the gates found, instead of keeping those of the search"""
     text_max: Annotated[int, Between(0, 100)] = 6
     """longest context that a text layer may get"""
     vision_max: Annotated[int, Between(0, 100)] = 6
     """longest context that a vision layer may get"""
-    warmup: Share = 2 / 3
-    """share of the search's epochs in which the prompts learn and the alphas wait"""
-    nested: bool = True
-    """a context of length c is the beginning of the longest one, so that all lengths learn together"""
-    sampled: bool = True
-    """prompts and alphas learn with one length a layer instead of in the mixture: prompts with the longest
-    everywhere or, in half of the steps, with any; alphas with lengths drawn from softmax(alpha)"""
-    patience: int = 10
-    """end the search when the lengths have been the same for so many epochs; 0 is never"""
-    share: Share = 0.25
-    """take the longest context whose weight is at least this share of its layer's largest: below 1, a
-    shorter one must be clearly better; 1 is the argmax, as published"""
-    budget: int = 0
-    """largest number of context tokens in all layers of both branches; 0 is no limit"""
-    inherit: bool = False
-    """start the train stage from the supernet's prompts; with epochs=0 they stay as they are"""
-    text_start: tuple[Length, ...] = ()
-    """lengths of another data set that the search of the text branch starts from"""
-    vision_start: tuple[Length, ...] = ()
-    """lengths of another data set that the search of the vision branch starts from"""
     text_lengths: tuple[Length, ...] = ()
     """context length of every text layer; given with vision_lengths, nothing is searched"""
     vision_lengths: tuple[Length, ...] = ()
     """context length of every vision layer"""
+    search_epochs: Epochs = 80
+    """epochs of the search for alphas"""
+    alpha_lr: Rate = 0.0035
+    """learning rate of the alphas (Adam, betas 0.5 and 0.999)"""
     ctx_init: str = "a photo of a"
     """words whose hidden states in each layer start its text prompt, over and over; empty for random
-    tokens, as published. In the search only where nested"""
+    tokens, as published"""
     text: Literal["default", "custom", "ensemble"] = "default"
     """the frozen words: "a photo of a {}.", the data set's template, or the mean of embedded templates"""
     distill: float = 0.0
     """weight of KL(zero-shot CLIP || student) over the logits in the train stage"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget > 1 and self.budget != int(self.budget):
+            raise UserError(f"budget {self.budget:g}: give a share up to 1, or a whole number of tokens")
+        if not (self.text_lengths or self.vision_lengths or self.text_max or self.vision_max):
+            raise UserError("text_max 0 and vision_max 0: there is nothing to search, raise one of them")
 
-PAPER = {
-    "warmup": 0.0, "nested": False, "sampled": False, "patience": 0, "share": 1.0, "ctx_init": ""
-}  # fmt: skip
+    def tokens(self, room: int) -> int:
+        """The budget as a number of tokens, at least one and at most ``room``."""
+        wanted = self.budget * room if self.budget <= 1 else self.budget
+        return min(max(round(wanted), 1), room)
+
+
+PAPER = {"search": "alphas", "ctx_init": ""}
 """The search and the train stage as published, whatever the defaults."""
+RETIRED = frozenset(
+    {"warmup", "nested", "sampled", "patience", "share", "inherit", "text_start", "vision_start"}
+)
+"""Settings of the search that older versions had; what they found is in the lengths."""
