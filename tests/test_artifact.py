@@ -72,7 +72,7 @@ def test_the_card_has_the_measured_accuracy_and_the_backbone(kept, coop, tmp_pat
 
 
 def test_dpl_writes_its_lengths(photos, tmp_path):
-    settings = {"epochs": 0, "search_epochs": 1, "text_max": 2, "vision_max": 3}
+    settings = {"search": "alphas", "epochs": 0, "search_epochs": 1, "text_max": 2, "vision_max": 3}
     classifier = PromptClassifier("dpl", settings=settings).fit(*photos)
     classifier.save(tmp_path / "dpl")
     found = classifier.method_.lengths

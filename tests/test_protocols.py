@@ -14,6 +14,7 @@ from vlprompt.benchmark.protocols import Cell, preset_of, run_cell
 from vlprompt.benchmark.suites import SUITES, Suite
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import all_methods
+from vlprompt.methods.lengths import Lengths
 
 COLOURS = {
     "red": (200, 30, 30),
@@ -108,8 +109,9 @@ def test_domain(folders):
 def test_dpl_keeps_its_lengths(folders):
     settings = {"epochs": 1, "search_epochs": 1, "batch_size": 4, "text_max": 2, "vision_max": 2}
     record = run_cell(cell(folders, "few-shot", "dpl", settings=settings, shots=3))
-    assert len(record["lengths"]["text"]) == len(record["lengths"]["vision_confidence"]) == 4
-    assert set(record["history"]) == {"search", "train"}
+    found = Lengths(record["lengths"]["text"], record["lengths"]["vision"])
+    assert len(found.text) == len(found.vision) == 4 and found.total == 5  # a third of 16
+    assert set(record["history"]) == {"train"}, "the search is part of training"
 
 
 def test_other_classes_bring_their_templates():

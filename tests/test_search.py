@@ -20,7 +20,7 @@ from vlprompt.methods.base import Batch
 from vlprompt.methods.dpl.dpl import DPL
 from vlprompt.methods.dpl.settings import PAPER, Settings
 from vlprompt.methods.dpl.supernet import Supernet
-from vlprompt.methods.lengths import Lengths, agreed, random_lengths, uniform_lengths
+from vlprompt.methods.lengths import Lengths, agreed, averaged, random_lengths, uniform_lengths
 
 NAMES = ("red circle", "blue star", "green heart")
 
@@ -141,9 +141,15 @@ def test_closing_takes_the_tokens_that_are_worth_least(encoder):
     assert gates.lengths == [0] * 6 + [2, 2]
 
 
+def test_where_nothing_was_learned_the_budget_is_spread_evenly(encoder):
+    method = searching(encoder, text_max=3, vision_max=3, budget=1 / 3)
+    method.finish()
+    assert method.lengths == Lengths((1,) * 4, (1,) * 4)
+
+
 def test_closing_a_token_is_training_on_without_it(encoder):
     """Features of a method with closed gates are those after the closed tokens have gone."""
-    method = searching(encoder)
+    method = searching(encoder, budget=17)
     method.gates.open[1, 2] = method.gates.open[0, 0] = method.gates.open[5, 1] = False
     images = batch(encoder).images
     before = method(images)
@@ -177,6 +183,13 @@ def encoder64() -> Encoder:
 
 
 # Controls.
+
+
+def test_the_mean_of_searches_keeps_their_number_of_tokens():
+    found = [Lengths((1, 2), (5, 0)), Lengths((1, 4), (3, 0)), Lengths((0, 4), (2, 2))]
+    mean = averaged(found)  # 2/3, 10/3, 10/3, 2/3
+    assert (mean.text, mean.vision, mean.total) == ((1, 3), (3, 1), 8)
+    assert mean.text_confidence == pytest.approx((2 / 3, 0)) and mean.vision_confidence[0] == 1 / 3
 
 
 @pytest.mark.parametrize("total", [0, 1, 24, 40])

@@ -24,6 +24,8 @@ def demo(
 ) -> None:
     """Zero-shot CLIP, CoOp and DPL side by side on real handwritten digits, with the toy backbone.
 
+    DPL stands beside as many tokens spread evenly and placed at random.
+
     Args:
         out: folder for the tuned prompts and report.html.
         seeds: several give a mean and a standard deviation.
@@ -37,7 +39,7 @@ def demo(
     report = out / job.REPORT
     accuracy: dict[str, list[float]] = {}
     for run in runs:
-        accuracy.setdefault(run.method, []).append(run.measured["test"]["accuracy"])
+        accuracy.setdefault(run.title, []).append(run.measured["test"]["accuracy"])
     if json:
         show({"accuracy": accuracy, "report": str(report)}, True)
         return
@@ -55,5 +57,5 @@ def _print(runs: Sequence[Run], accuracy: dict[str, list[float]]) -> None:
         table.add_row(method, f"{mean:.1f}%{spread}", " ".join(f"{v:.1f}" for v in values))
     Console().print(table)
     for run in runs:
-        if run.lengths:
-            show_lengths(run.lengths, f"Searched lengths and their confidence, seed {run.seed}")
+        if run.lengths and run.title == "DPL":
+            show_lengths(run.lengths, f"Searched lengths, seed {run.seed}")

@@ -37,7 +37,7 @@ class SearchOptions:
     preset: str = ""
     """another setting of DPL: 'paper' is the search as published"""
     seeds: tuple[int, ...] = (1,)
-    """several searches vote for the length of each layer"""
+    """of several searches the mean length of each layer is taken"""
     control: int = 0
     """train the found lengths anew, and with as many tokens a uniform and so many random placements"""
     device: str = "auto"
@@ -91,7 +91,7 @@ def _print(result: Searched) -> None:
         show_lengths(one.lengths, f"Searched lengths, seed {seed}")
         console.print(f"{len(one.history)} epochs, {one.steps} steps, {one.seconds:.0f} s")
     if len(result.found) > 1:
-        show_lengths(lengths, f"Voted by {len(result.found)} seeds, with the share of the votes")
+        show_lengths(lengths, f"Mean of {len(result.found)} seeds, with the share of them that found it")
     if accuracy:
         console.print(_compared(accuracy))
     console.print(f"lengths in {result.out}, report in {result.report}", markup=False)

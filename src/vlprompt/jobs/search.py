@@ -19,7 +19,7 @@ from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.files import check_targets
 from vlprompt.methods.dpl.settings import Settings
-from vlprompt.methods.lengths import Lengths, agreed, random_lengths, uniform_lengths
+from vlprompt.methods.lengths import Lengths, averaged, random_lengths, uniform_lengths
 from vlprompt.reports.training import Run, write_report
 
 
@@ -140,7 +140,7 @@ def search(
     samples = {s: data.few_shot(pool, shots, s, strict=True) for s in seeds}
     found = {s: how.run(sample, s) for s, sample in samples.items()}
     runs = [f.lengths for f in found.values()]
-    lengths = runs[0] if len(runs) == 1 else agreed(runs)
+    lengths = runs[0] if len(runs) == 1 else averaged(runs)
     lengths.save(out)
     seed, sample = next(iter(samples.items()))
     accuracy = how.compare(sample, found[seed], control, seed) if control else {}

@@ -115,6 +115,22 @@ def _divided(lengths: Sequence[int], like: Lengths) -> Lengths:
     return Lengths(tuple(lengths[: len(like.text)]), tuple(lengths[len(like.text) :]))
 
 
+def averaged(found: Sequence[Lengths]) -> Lengths:
+    """The mean length of each layer over several searches, rounded so that the mean number of tokens stays.
+
+    The confidence of a layer is the share of searches that found this very length.
+    """
+    columns = list(zip(*([*one.text, *one.vision] for one in found), strict=True))
+    means = [sum(column) / len(found) for column in columns]
+    lengths = [int(mean) for mean in means]
+    over = round(sum(means)) - sum(lengths)
+    for layer in sorted(range(len(means)), key=lambda i: lengths[i] - means[i])[:over]:
+        lengths[layer] += 1
+    sure = [column.count(n) / len(found) for column, n in zip(columns, lengths, strict=True)]
+    text = len(found[0].text)
+    return Lengths(tuple(lengths[:text]), tuple(lengths[text:]), tuple(sure[:text]), tuple(sure[text:]))
+
+
 def agreed(found: Sequence[Lengths]) -> Lengths:
     """The most frequent length of each layer over several searches; its share is the confidence."""
 

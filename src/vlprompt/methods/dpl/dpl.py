@@ -147,6 +147,7 @@ class DPL(Method):
         """Closed tokens go for good."""
         if self.gates is None:
             return
+        self.gates.finish()
         found, gates = self.lengths, self.gates
         assert found is not None
         for layer, prompt in enumerate([*self.text_prompts, *self.vision_prompts]):

@@ -67,6 +67,10 @@ class Gates(nn.Module):
         if an_epoch:  # known when the first epoch has ended
             self._close((done + step / an_epoch) / epochs)
 
+    def finish(self) -> None:
+        """Keep to the budget, whatever was learned."""
+        self._close(1.0)
+
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """The first epoch tells how many steps there are; the last leaves no token above the budget."""
         self.clock.copy_(torch.tensor([0, int(self.clock[0]), epoch + 1]))
@@ -77,5 +81,7 @@ class Gates(nn.Module):
         left = min(max((END - share) / (END - BEGIN), 0.0), 1.0)
         due = int(self.open.sum()) - round(self.budget + (self.full - self.budget) * left**3)
         if due > 0:
-            score = torch.where(self.open, self.worth, torch.inf)
+            places = torch.arange(self.open.shape[1], device=self.worth.device)
+            even = self.worth - 1e-30 * places  # of equal worth, the last places of every layer go first
+            score = torch.where(self.open, even, torch.inf)
             self.open.view(-1)[score.flatten().argsort()[:due]] = False
