@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from vlprompt.errors import UserError
 from vlprompt.methods import base
-from vlprompt.typed import BatchSize, Between, Epochs, Length, Rate, Share
+from vlprompt.typed import BatchSize, Between, Epochs, Length, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
