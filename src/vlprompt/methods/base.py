@@ -276,10 +276,17 @@ class Method(nn.Module):
         class_features = self.predicting_features()
         return lambda images: self.logits(self.image_features(images), class_features)
 
+    @property
+    def watched(self) -> tuple[nn.Parameter, ...]:
+        """Parameters that are not moved and whose gradient ``after_step`` reads."""
+        return ()
+
     def objectives(self) -> list[Objective]:
         """What a training step does, in order; nothing where there are no tokens to learn."""
-        parameters = [p for p in self.parameters() if p.requires_grad and p.numel()]
-        return [Objective(self.loss, self.optimizer(parameters))] if parameters else []
+        watched = self.watched
+        moved = [p for p in self.parameters() if p.requires_grad and p.numel()]
+        moved = [p for p in moved if all(p is not other for other in watched)]
+        return [Objective(self.loss, self.optimizer(moved), read=watched)] if moved else []
 
     def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of prompts with this method's settings."""

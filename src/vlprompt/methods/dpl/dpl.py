@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vlprompt.engine.packing import Row, context_slot
 from vlprompt.engine.prompt import KeyValue, Prompt
-from vlprompt.methods.base import Losses, Method, Objective, Outputs, Stage
+from vlprompt.methods.base import Losses, Method, Outputs, Stage
 from vlprompt.methods.dpl.gates import Gates
 from vlprompt.methods.dpl.settings import PAPER, RETIRED, Settings
 from vlprompt.methods.dpl.supernet import Supernet
@@ -118,12 +118,10 @@ class DPL(Method):
         self.build()
         self.found = found
 
-    def objectives(self) -> list[Objective]:
-        """The prompts; where tokens are being closed, the gradient of their gates is read as well."""
-        if self.gates is None:
-            return super().objectives()
-        moved = [p for p in self.parameters() if p.requires_grad and p.numel() and p is not self.gates.probe]
-        return [Objective(self.loss, self.optimizer(moved), read=(self.gates.probe,))]
+    @property
+    def watched(self) -> tuple[nn.Parameter, ...]:
+        """While tokens are being closed, what tells how much the loss depends on each."""
+        return () if self.gates is None else (self.gates.probe,)
 
     def after_step(self) -> None:
         """Close the tokens that are due."""
