@@ -6,7 +6,7 @@ import pytest
 
 from support import write_photos
 from vlprompt import PromptClassifier, UserError, data
-from vlprompt.jobs.demo import demo
+from vlprompt.jobs.demo import Entry, demo
 from vlprompt.jobs.evaluate import evaluate
 from vlprompt.jobs.fit import fit, with_lengths
 from vlprompt.jobs.search import Search, search
@@ -62,7 +62,8 @@ def test_search_votes_and_writes(tmp_path):
 
 
 def test_demo_trains_all_methods_and_reports_them_together(tmp_path):
-    runs = demo(tmp_path, (1, 2), 1, methods={"zeroshot": {}, "coop": {"epochs": 1}})
+    entries = {"zeroshot": Entry("Zero-shot CLIP", "zeroshot"), "coop": Entry("CoOp", "coop", {"epochs": 1})}
+    runs = demo(tmp_path, (1, 2), 1, entries=entries)
     assert [(r.method, r.seed) for r in runs] == [("zeroshot", 1), ("coop", 1), ("zeroshot", 2), ("coop", 2)]
     for run in runs:
         kept = PromptClassifier.load(tmp_path / f"{run.method}-seed{run.seed}")
