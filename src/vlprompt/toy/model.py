@@ -40,7 +40,7 @@ class Size:
 
 SIZES = {
     "toy": Size(4, 128, 160, epochs=3, precision="float32"),
-    "toy-deep": Size(12, 64, 96, epochs=4, precision="bfloat16"),
+    "toy-deep": Size(12, 64, 96, epochs=3, precision="bfloat16"),
 }
 
 
