@@ -76,6 +76,15 @@ def test_a_method_of_the_docs_learns(text):
     assert all(parameter.grad.abs().max() > 0 for parameter in method.parameters())
 
 
+def test_a_search_space_of_your_own(photos, tmp_path):
+    script, out = str(EXAMPLES / "add_your_own_search_space.py"), tmp_path / "out"
+    assert len(Path(script).read_text().splitlines()) <= 60
+    flags = ["--text-max", 2, "--vision-max", 3, "--budget", 9, "--epochs", 4, "--augment", "none"]
+    assert main(["fit", str(photos), "--out", str(out), "--method", script, *map(str, flags)]) == 0
+    found = PromptClassifier.load(out, method=script).method_.lengths
+    assert set(found.text) <= {0, 2} and set(found.vision) <= {0, 3} and 0 < found.total <= 9
+
+
 @pytest.fixture
 def owl(tmp_path) -> Path:
     """The folder of an OWL-ViT with random weights."""

@@ -63,7 +63,15 @@ class DPL(Method):
         self.gates: Gates | None = None
         if self.searches and not self.searches_first:
             every = torch.tensor([*text, *vision], device=backbone.device)
-            self.gates = Gates(every, s.tokens(int(every.sum())))
+            self.gates = Gates(every, s.tokens(int(every.sum())), self.portions(every))
+
+    def portions(self, longest: Tensor) -> Tensor | None:
+        """What the search opens and closes together, see :class:`Gates`; ``None`` is each token by itself.
+
+        Args:
+            longest: (L,) longest context of each layer, text layers first.
+        """
+        return None
 
     @property
     def searches(self) -> bool:

@@ -26,16 +26,20 @@ class Gates(nn.Module):
 
     Args:
         longest: (L,) longest context of each layer.
-        budget: number of tokens to be left.
+        budget: number of tokens to be left at the most.
+        portions: (L, C) whole numbers; tokens of one number open and close together. By default each token
+            is a portion: this is what makes another search space.
     """
 
-    def __init__(self, longest: Tensor, budget: int):
+    def __init__(self, longest: Tensor, budget: int, portions: Tensor | None = None):
         super().__init__()
         width = int(longest.max()) if len(longest) else 0
         every = torch.arange(width, device=longest.device) < longest[:, None]  # (L, C)
         self.budget, self.full = budget, int(every.sum())
         self.probe = nn.Parameter(torch.zeros(every.shape, device=longest.device))
         """Log of the gates of open tokens: never moved, its gradient is what is read."""
+        each = torch.arange(every.numel(), device=longest.device).view(every.shape)
+        self.portions = each if portions is None else portions.to(longest.device)
         self.open: Tensor
         self.worth: Tensor
         self.clock: Tensor
@@ -77,11 +81,15 @@ class Gates(nn.Module):
         self._close((epoch + 1) / epochs)
 
     def _close(self, share: float) -> None:
-        """Close the least useful tokens, as many as are due at a share of training: a cubic schedule."""
+        """Close the least useful portions, as many as are due at a share of training: a cubic schedule."""
         left = min(max((END - share) / (END - BEGIN), 0.0), 1.0)
-        due = int(self.open.sum()) - round(self.budget + (self.full - self.budget) * left**3)
-        if due > 0:
-            places = torch.arange(self.open.shape[1], device=self.worth.device)
-            even = self.worth - 1e-30 * places  # of equal worth, the last places of every layer go first
-            score = torch.where(self.open, even, torch.inf)
-            self.open.view(-1)[score.flatten().argsort()[:due]] = False
+        wanted = round(self.budget + (self.full - self.budget) * left**3)
+        places = torch.arange(self.open.shape[1], device=self.worth.device)
+        even = self.worth - 1e-30 * places  # of equal worth, the last places of every layer go first
+        portions = self.portions[self.open]  # (open tokens,)
+        ids, owner, sizes = portions.unique(return_inverse=True, return_counts=True)
+        score = torch.zeros(len(ids), device=even.device).index_add(0, owner, even[self.open]) / sizes
+        for index in score.argsort().tolist():
+            if int(self.open.sum()) <= wanted:
+                return
+            self.open &= self.portions != ids[index]
