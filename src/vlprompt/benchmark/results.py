@@ -58,18 +58,36 @@ class _Record(TypedDict):
     finished: str
 
 
-def check_records(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Records of a store, each with all that plans and reports need.
+class _Planned(TypedDict):
+    """A record, as far as plans read it."""
+
+    key: str
+    seconds: float
+
+
+def check_records(
+    records: Iterable[Mapping[str, Any]], kind: Any = _Record, run: Any = _Run
+) -> list[Mapping[str, Any]]:
+    """Records of a store, each with all that is needed of it.
 
     Raises:
         UserError: one that lacks something or has it of another type.
     """
     records = list(records)
     for number, record in enumerate(records, 1):
-        for part, kind in ((record, _Record), (record.get("run"), _Run)):
-            given = {k: part[k] for k in hints(kind) if k in part} if isinstance(part, dict) else part
-            checked(given, kind, f"record {number} of the results")
+        for part, needed in ((record, kind), (record.get("run"), run)):
+            given = {k: part[k] for k in hints(needed) if k in part} if isinstance(part, dict) else part
+            checked(given, needed, f"record {number} of the results")
     return records
+
+
+def check_planned(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Records of a store, each with what a plan needs of it.
+
+    Raises:
+        UserError: one that lacks something or has it of another type.
+    """
+    return check_records(records, _Planned)
 
 
 @dataclass(frozen=True)

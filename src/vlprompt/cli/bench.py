@@ -106,14 +106,14 @@ def _bench(
     choice: Choice, out: Path, workers: int, cluster: str, yes: bool, plan: bool, force: bool, json: bool
 ) -> None:
     from vlprompt.benchmark.plan import make_plan
-    from vlprompt.benchmark.results import check_records
+    from vlprompt.benchmark.results import check_planned
     from vlprompt.benchmark.run import label, report_on, run_plan
     from vlprompt.benchmark.store import RESULTS, Store
     from vlprompt.benchmark.workers import default_workers
     from vlprompt.files import check_targets
 
     store, report, workers = Store(out / RESULTS), out / "report.html", workers or default_workers()
-    planned = make_plan(choice, check_records(store.read()), workers)
+    planned = make_plan(choice, check_planned(store.read()), workers)
     _show_plan(planned)
     summary = {"runs": len(planned.cells), "done": len(planned.cells) - len(planned.missing)}
     if plan:
