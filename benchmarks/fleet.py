@@ -11,14 +11,14 @@ Shapes: R placements, B images a step, L layers of both branches, C longest cont
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlprompt.dataset import Dataset
+from vlprompt.dataset import Dataset, Item
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.methods.dpl.tokens import text_tokens
@@ -34,6 +34,10 @@ def open_gates(placements: Iterable[Lengths], longest: int) -> Tensor:
     return (torch.arange(longest) < counts[..., None]).float()
 
 
+WORDS = "a photo of a"
+"""That text prompts start from."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How every placement is trained; the suite's settings of DPL."""
@@ -42,28 +46,22 @@ class Recipe:
     lr: float = 0.01
     batch_size: int = 4
     longest: int = 6
-    words: str = "a photo of a"
-    bf16: bool = False
 
 
 class Problem:
-    """Images of a task on a frozen backbone, ready for the first layer."""
+    """Images of a task, and the frozen backbone that is to see them."""
 
     def __init__(self, encoder: Encoder, dataset: Dataset):
         self.encoder, self.dataset = encoder, dataset
         self.rows = encoder.tokenize([fill(DEFAULT_TEMPLATE, name) for name in dataset.classnames])
-        self.train, self.train_labels = self._entered(dataset.train)
-        self.test, self.test_labels = self._entered(dataset.test)
-        self.val, self.val_labels = self._entered(dataset.val)
-        backbone = encoder.backbone
-        self.layers = len(backbone.text_layers), len(backbone.vision_layers)
+        self.train, self.train_labels = self._read(dataset.train)
+        self.test, self.test_labels = self._read(dataset.test)
+        self.layers = len(encoder.backbone.text_layers), len(encoder.backbone.vision_layers)
 
-    @torch.no_grad()
-    def _entered(self, items: Sequence) -> tuple[Tensor, Tensor]:
-        """What enters the first vision layer (N, T, D), and labels (N,)."""
+    def _read(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """Pixels (N, 3, S, S) and labels (N,)."""
         draw = plain_pixels(self.encoder, [item.image for item in items])
-        parts = [self.encoder.enter_layer(draw(at), 0) for at in torch.arange(len(items)).split(128)]
-        return torch.cat(parts), torch.tensor([item.label for item in items])
+        return draw(torch.arange(len(items))), torch.tensor([item.label for item in items])
 
 
 class Fleet:
@@ -77,9 +75,6 @@ class Fleet:
     def __init__(self, problem: Problem, gates: Tensor, seeds: Sequence[int], recipe: Recipe):
         self.problem, self.recipe, self.seeds = problem, recipe, list(seeds)
         self.gates = gates.clone()
-        self.judging = False
-        """Whether each step leaves the loss's derivative by the log of each gate in ``gate_gradients``."""
-        self.gate_gradients: Tensor | None = None
         self.text, self.vision = self._start()
         parameters = [self.text, self.vision]
         self.optimizer = torch.optim.AdamW(parameters, recipe.lr, (0.9, 0.999), weight_decay=5e-4)
@@ -91,7 +86,7 @@ class Fleet:
         drawn = {}
         for seed in set(self.seeds):
             torch.manual_seed(seed)
-            text = torch.stack([t.data for t in text_tokens(encoder, self.recipe.words, [c] * n_text)])
+            text = torch.stack([t.data for t in text_tokens(encoder, WORDS, [c] * n_text)])
             width = encoder.backbone.vision_width
             vision = torch.stack([random_tokens(c, width, encoder).data for _ in range(n_vision)])
             drawn[seed] = (text, vision)
@@ -111,22 +106,16 @@ class Fleet:
         ]
         return Prompt(keys_values=text), Prompt(keys_values=vision)
 
-    def logits(self, entered: Tensor, log_gates: Tensor) -> Tensor:
-        """What enters the first layer (R, B, T, D) -> (R, B, K)."""
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Pixels (R, B, 3, S, S) -> (R, B, K)."""
         encoder = self.problem.encoder
-        text, vision = self.prompts(log_gates, entered.shape[1])
-        classes = encoder._encode_pack(self.problem.rows, text, True)  # (R, K, E)
-        hidden = encoder._run(encoder.backbone.vision_layers, entered.flatten(0, 1), vision, 0, None, 0)
-        images = F.normalize(encoder.backbone.finish_vision(hidden), dim=-1)  # (R * B, E)
-        images = images.unflatten(0, entered.shape[:2]).float()
-        return encoder.logit_scale * images @ classes.float().mT
+        text, vision = self.prompts(self.log_gates, pixels.shape[1])
+        classes = encoder.encode_text(self.problem.rows, text)  # (R, K, E)
+        images = encoder.encode_image(pixels.flatten(0, 1), vision).unflatten(0, pixels.shape[:2])
+        return encoder.logit_scale * images @ classes.mT
 
-    def train(self, after_step: Callable[[int], None] | None = None) -> None:
-        """All steps: a warm-up over a tenth of them, then a cosine to nothing.
-
-        Args:
-            after_step: called with the number of steps done, e.g. to close gates.
-        """
+    def train(self) -> None:
+        """All steps: a warm-up over a tenth of them, then a cosine to nothing."""
         count, size, steps = len(self.problem.train_labels), self.recipe.batch_size, self.recipe.steps
         an_epoch = max(count // size, 1)
         for step in range(steps):
@@ -137,50 +126,33 @@ class Fleet:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.lr * min(ramp, 0.5 * (1 + math.cos(math.pi * done)))
             self.step(orders[:, place * size : (place + 1) * size])
-            if after_step is not None:
-                after_step(step + 1)
 
     @staticmethod
     def _order(seed: int, epoch: int, count: int) -> Tensor:
         return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1009 + epoch))
 
-    def step(self, positions: Tensor) -> Tensor:
-        """One update of all placements on their own images (R, B); losses (R,)."""
+    def step(self, positions: Tensor) -> None:
+        """One update of all placements on their own images (R, B)."""
         self.optimizer.zero_grad()
-        log_gates = self.log_gates.requires_grad_(self.judging)
-        losses = self.losses(positions, log_gates)
-        losses.sum().backward()
+        logits = self.logits(self.problem.train[positions]).flatten(0, 1)  # (R * B, K)
+        labels = self.problem.train_labels[positions].flatten()
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        (losses.sum() / positions.shape[1]).backward()
         self.optimizer.step()
-        self.gate_gradients = log_gates.grad
-        return losses.detach()
 
     @property
     def log_gates(self) -> Tensor:
         """(R, L, C), 0 where open and -inf where closed."""
         return torch.where(self.gates > 0, 0.0, -torch.inf)
 
-    def losses(self, positions: Tensor, log_gates: Tensor, split: str = "train") -> Tensor:
-        """Cross-entropy of each placement on its own images (R, B): (R,)."""
-        entered, labels = getattr(self.problem, split), getattr(self.problem, f"{split}_labels")
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
-            logits = self.logits(entered[positions], log_gates)
-        wanted = labels[positions]  # (R, B)
-        return (
-            F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none")
-            .unflatten(0, wanted.shape)
-            .mean(1)
-        )
-
     @torch.no_grad()
-    def evaluate(self, split: str = "test") -> tuple[Tensor, Tensor]:
-        """Accuracy in percent and mean cross-entropy of each placement, (R,) and (R,)."""
-        entered, labels = getattr(self.problem, split), getattr(self.problem, f"{split}_labels")
-        hits, losses = torch.zeros(len(self.seeds)), torch.zeros(len(self.seeds))
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
-            for at in torch.arange(len(labels)).split(8):
-                logits = self.logits(entered[at].expand(len(self.seeds), -1, -1, -1), self.log_gates).float()
-                hits += (logits.argmax(-1) == labels[at]).sum(1)
-                losses += F.cross_entropy(
-                    logits.mT, labels[at].expand(len(self.seeds), -1), reduction="none"
-                ).sum(1)
+    def evaluate(self) -> tuple[Tensor, Tensor]:
+        """Accuracy in percent and mean cross-entropy on the test images of each placement, (R,) and (R,)."""
+        images, labels, count = self.problem.test, self.problem.test_labels, len(self.seeds)
+        hits, losses = torch.zeros(count), torch.zeros(count)
+        for at in torch.arange(len(labels)).split(8):
+            logits = self.logits(images[at].expand(count, -1, -1, -1, -1))  # (R, b, K)
+            hits += (logits.argmax(-1) == labels[at]).sum(1)
+            wanted = labels[at].expand(count, -1)
+            losses += F.cross_entropy(logits.mT, wanted, reduction="none").sum(1)
         return 100 * hits / len(labels), losses / len(labels)

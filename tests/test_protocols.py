@@ -17,12 +17,9 @@ from vlprompt.methods import all_methods
 from vlprompt.methods.lengths import Lengths
 
 COLOURS = {
-    "red": (200, 30, 30),
-    "green": (30, 180, 40),
-    "blue": (30, 40, 200),
-    "white": (240, 240, 240),
-    "black": (15, 15, 15),
-}
+    "red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 200),
+    "white": (240, 240, 240), "black": (15, 15, 15),
+}  # fmt: skip
 TRAIN, TEST = 3, 4
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 
+import fleet
 import pytest
 import torch
 from tune import sample
@@ -180,6 +181,31 @@ def test_an_added_objective_has_a_say_in_the_search(digits, added):
 
 def encoder64() -> Encoder:
     return Encoder(load_backbone("toy", dtype=torch.float64))
+
+
+def test_a_fleet_is_its_placements_one_by_one(encoder, digits):
+    """What benchmarks/search_study.py trains: logits, and a step, as of a method alone with these lengths."""
+    placed = [Lengths((2, 0, 1, 3), (0, 1, 0, 2)), Lengths((0, 3, 0, 0), (1, 1, 1, 1))]
+    problem = fleet.Problem(encoder, digits)
+    ships = fleet.Fleet(problem, fleet.open_gates(placed, 6), [1, 2], fleet.Recipe())
+    alone = [make(encoder, DPL, text_lengths=one.text, vision_lengths=one.vision) for one in placed]
+    for ship, method in enumerate(alone):
+        method.transfer(digits.classnames)
+        for layer, prompt in enumerate(method.text_prompts):
+            prompt.data = ships.text.data[ship, layer, : len(prompt)].clone()
+        for layer, prompt in enumerate(method.vision_prompts):
+            prompt.data = ships.vision.data[ship, layer, : len(prompt)].clone()
+    at = torch.tensor([[0, 3, 5], [2, 1, 7]])
+    logits = ships.logits(problem.train[at])
+    for ship, method in enumerate(alone):
+        torch.testing.assert_close(logits[ship], method(problem.train[at[ship]]), rtol=0, atol=1e-4)
+    for group in ships.optimizer.param_groups:
+        group["lr"] = 0.01
+    ships.step(at)
+    optimizer = torch.optim.AdamW(alone[1].parameters(), 0.01, weight_decay=5e-4)
+    alone[1].loss(Batch(problem.train[at[1]], problem.train_labels[at[1]]))["loss"].backward()
+    optimizer.step()
+    torch.testing.assert_close(ships.text[1, 1, :3], alone[1].text_prompts[1], rtol=0, atol=1e-4)
 
 
 # Controls.
