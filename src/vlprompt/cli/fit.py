@@ -60,6 +60,10 @@ class FitOptions:
     """print one JSON object instead of a table"""
 
 
+TRAINED_BY = ("augment", "views", "seed", "device", "precision", "clip_grad")
+"""Options that are the classifier's own parameters."""
+
+
 def fit(argv: Sequence[str]) -> None:
     """Train a classifier on labelled images."""
     options, settings = _parse(argv)
@@ -76,30 +80,17 @@ def fit(argv: Sequence[str]) -> None:
     dataset = data.few_shot(data.load(options.data, options.root), options.shots, options.seed, strict=True)
     if options.templates:
         dataset = dataclasses.replace(dataset, templates=options.templates)
-    classifier = PromptClassifier(
-        options.method,
-        options.model,
-        changed,
-        options.preset,
-        augment=options.augment,
-        views=options.views,
-        seed=options.seed,
-        device=options.device,
-        precision=options.precision,
-        clip_grad=options.clip_grad,
-        verbose=True,
-    )
+    how = {name: getattr(options, name) for name in TRAINED_BY}
+    classifier = PromptClassifier(options.method, options.model, changed, options.preset, verbose=True, **how)
     command = "vlprompt fit " + shlex.join(argv)
     files = {"fit.yaml": config_text(options, changed)}
-    run = job.fit(
-        classifier,
-        dataset,
-        options.out,
-        command=command,
-        track=options.track,
-        files=files,
-        force=options.force,
-    )
+    keep: dict[str, Any] = {
+        "command": command,
+        "track": options.track,
+        "files": files,
+        "force": options.force,
+    }
+    run = job.fit(classifier, dataset, options.out, **keep)
     result = {"out": str(options.out), "classes": len(dataset.classnames), "train": len(dataset.train)}
     if artifact.first_process():
         show(result | {"seconds": round(run.seconds, 1)} | run.measured, options.json)
