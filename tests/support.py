@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,10 @@ def vlprompt(*words: object) -> int:
 
 
 def start(*words: object) -> subprocess.Popen[str]:
-    """The command in a process of its own, with as many threads as this one."""
+    """The command in a process of its own, with as many threads as this one.
+
+    It heeds Ctrl-C even where these tests run in the background of a shell, which has it ignored.
+    """
     threads = str(torch.get_num_threads())
     return subprocess.Popen(
         [sys.executable, "-m", "vlprompt", *map(str, words)],
@@ -118,4 +122,5 @@ def start(*words: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

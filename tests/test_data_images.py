@@ -153,7 +153,7 @@ def test_an_image_that_would_fill_the_memory(tmp_path):
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")))
-    with pytest.raises(UserError, match=r"cannot be read .*3600000000 pixels"):
+    with pytest.raises(UserError, match=r"cannot be read .*more than 178 megapixels"):
         open_image(tmp_path / "bomb.png")
 
 
