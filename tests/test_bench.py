@@ -213,7 +213,9 @@ def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path, caps
     ]
     failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
     assert len(failed) == 2
-    assert all("coop on fonts, few-shot, 1 shots, seed" in line and "400 context tokens" in line for line in failed)
+    assert all(
+        "coop on fonts, few-shot, 1 shots, seed" in line and "400 context tokens" in line for line in failed
+    )
     (same,) = [record for record in records if record["key"] == alone["key"]]
     assert same["metrics"] == alone["metrics"]
 
