@@ -21,21 +21,20 @@ from torch.nn import functional as F
 from vlprompt.dataset import Dataset, Item
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.prompt import KeyValue, Prompt
+from vlprompt.methods.dpl.settings import Settings
 from vlprompt.methods.dpl.tokens import text_tokens
 from vlprompt.methods.lengths import Lengths
 from vlprompt.methods.rows import random_tokens
 from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
 from vlprompt.training.inputs import plain_pixels
 
+LONGEST, BATCH = 6, 4
 
-def open_gates(placements: Iterable[Lengths], longest: int) -> Tensor:
+
+def open_gates(placements: Iterable[Lengths], longest: int = LONGEST) -> Tensor:
     """(R, L, C) of 1 where a placement has a token, text layers first."""
     counts = torch.tensor([[*lengths.text, *lengths.vision] for lengths in placements])  # (R, L)
     return (torch.arange(longest) < counts[..., None]).float()
-
-
-WORDS = "a photo of a"
-"""That text prompts start from."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,6 @@ class Recipe:
 
     steps: int = 320
     lr: float = 0.01
-    batch_size: int = 4
-    longest: int = 6
 
 
 class Problem:
@@ -81,12 +78,12 @@ class Fleet:
 
     def _start(self) -> tuple[Tensor, Tensor]:
         """Prompts (R, L, C, D) of the text and of the vision branch, drawn by each one's seed."""
-        encoder, c = self.problem.encoder, self.recipe.longest
+        encoder, c = self.problem.encoder, LONGEST
         n_text, n_vision = self.problem.layers
         drawn = {}
         for seed in set(self.seeds):
             torch.manual_seed(seed)
-            text = torch.stack([t.data for t in text_tokens(encoder, WORDS, [c] * n_text)])
+            text = torch.stack([t.data for t in text_tokens(encoder, Settings.ctx_init, [c] * n_text)])
             width = encoder.backbone.vision_width
             vision = torch.stack([random_tokens(c, width, encoder).data for _ in range(n_vision)])
             drawn[seed] = (text, vision)
@@ -116,7 +113,7 @@ class Fleet:
 
     def train(self) -> None:
         """All steps: a warm-up over a tenth of them, then a cosine to nothing."""
-        count, size, steps = len(self.problem.train_labels), self.recipe.batch_size, self.recipe.steps
+        count, size, steps = len(self.problem.train_labels), BATCH, self.recipe.steps
         an_epoch = max(count // size, 1)
         for step in range(steps):
             epoch, place = divmod(step, an_epoch)

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fleet import Fleet, Problem, Recipe, open_gates
+from fleet import LONGEST, Fleet, Problem, Recipe, open_gates
 from matplotlib.figure import Figure
 from tune import sample
 
@@ -42,7 +42,6 @@ DRAW = 5
 """Of the few-shot sample; the benchmark's seeds 1 to 3 draw others."""
 MEASURED = 320
 """Held-out images that a placement is measured on, at most."""
-LONGEST = Recipe.longest
 Record = dict[str, Any]
 
 
@@ -107,7 +106,7 @@ class Study:
 
     def _train(self, problem: Problem, key: Record, wanted: dict[str, Lengths]) -> None:
         start = time.perf_counter()
-        fleet = Fleet(problem, open_gates(wanted.values(), LONGEST), [key["seed"]] * len(wanted), self.recipe)
+        fleet = Fleet(problem, open_gates(wanted.values()), [key["seed"]] * len(wanted), self.recipe)
         fleet.train()
         accuracies, losses = fleet.evaluate()
         with self.file.open("a") as opened:

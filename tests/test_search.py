@@ -187,7 +187,7 @@ def test_a_fleet_is_its_placements_one_by_one(encoder, digits):
     """What benchmarks/search_study.py trains: logits, and a step, as of a method alone with these lengths."""
     placed = [Lengths((2, 0, 1, 3), (0, 1, 0, 2)), Lengths((0, 3, 0, 0), (1, 1, 1, 1))]
     problem = fleet.Problem(encoder, digits)
-    ships = fleet.Fleet(problem, fleet.open_gates(placed, 6), [1, 2], fleet.Recipe())
+    ships = fleet.Fleet(problem, fleet.open_gates(placed), [1, 2], fleet.Recipe())
     alone = [make(encoder, DPL, text_lengths=one.text, vision_lengths=one.vision) for one in placed]
     for ship, method in enumerate(alone):
         method.transfer(digits.classnames)
