@@ -18,7 +18,21 @@ class Rendered(Protocol):
         ...
 
 
-ImageSource = str | Path | Image.Image | np.ndarray | Rendered
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An image whose frozen features are known.
+
+    Args:
+        features: (E,), of the image as it is.
+        views: (V, E), of V augmented views; None where there are none.
+    """
+
+    image: "ImageSource"
+    features: np.ndarray
+    views: np.ndarray | None = None
+
+
+ImageSource = str | Path | Image.Image | np.ndarray | Rendered | Encoded
 
 
 class Item(NamedTuple):

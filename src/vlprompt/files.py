@@ -7,9 +7,11 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+import psutil
 
 from vlprompt.errors import UserError
 
@@ -239,8 +241,7 @@ def _sweep(path: Path) -> None:
     """Remove what processes that were killed left of this file."""
     for left in path.parent.glob(f".{_escaped(path.name)}.*-*.part"):
         pid = left.name.rsplit(".", 2)[1].partition("-")[0]
-        with suppress(ProcessLookupError, ValueError, PermissionError, OverflowError):
-            os.kill(int(pid), 0)
+        if pid.isdecimal() and psutil.pid_exists(int(pid)):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlprompt.benchmark.changes import parse_changes
 from vlprompt.benchmark.protocols import (
@@ -20,16 +20,26 @@ from vlprompt.benchmark.protocols import (
     own_digest,
     preset_of,
 )
-from vlprompt.benchmark.suites import SUITES, Changes
+from vlprompt.benchmark.suites import OWN, SUITES, Changes
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
+from vlprompt.estimator.fitting import augmentation
 from vlprompt.methods import get_method
+from vlprompt.methods.base import Method
+
+SHARES = {"pixels": 1.0, "features": 0.15, "nothing": 0.05}
+"""Rough time of a run by what its training needs, as a share of the suite's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What is to be compared; every combination is one run."""
+    """What is to be compared; every combination is one run.
+
+    Args:
+        images: digest of the user's own images, where these are compared on.
+        views, features: see :class:`vlprompt.benchmark.protocols.Cell`; of methods that learn from features.
+    """
 
     suite: str
     methods: Sequence[str]
@@ -40,6 +50,9 @@ class Choice:
     changes: Sequence[str] = ()
     model: str = "toy"
     root: Path | None = None
+    images: str = ""
+    views: int = 0
+    features: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class Plan:
         cells: all of them.
         missing: those that are not recorded yet.
         seconds: estimated time of the missing ones.
+        measured: whether that follows from recorded runs alone.
         left_out: what cannot be done at all, a line each.
     """
 
@@ -57,6 +71,7 @@ class Plan:
     missing: list[Cell]
     seconds: float
     left_out: list[str] = field(default_factory=list)
+    measured: bool = True
 
 
 def make_plan(choice: Choice, records: Sequence[Mapping[str, Any]], workers: int) -> Plan:
@@ -81,13 +96,14 @@ def make_plan(choice: Choice, records: Sequence[Mapping[str, Any]], workers: int
     cells.sort(key=lambda cell: cell.seed)  # every method has a first number early
     recorded = {record["key"] for record in records}
     missing = [cell for cell in cells if cell.key not in recorded]
-    return Plan(cells, missing, _estimate(missing, records) / workers, left_out)
+    seconds, measured = _estimate(missing, records, encoder)
+    return Plan(cells, missing, seconds / workers, left_out, measured)
 
 
 def _check(choice: Choice) -> None:
     suite = SUITES[choice.suite]
     for what, given, known in (
-        ("data set", choice.datasets, suite.datasets),
+        ("data set", choice.datasets, suite.datasets or choice.datasets),
         ("protocol", choice.protocols, PROTOCOLS),
     ):
         for name in given:
@@ -111,12 +127,14 @@ def _cells(
     suite, kind = SUITES[choice.suite], get_method(method, files=True)
     preset = preset_of(protocol, kind.presets)
     published = kind.preset(preset)
+    augment = augmentation("auto", choice.model) if choice.suite == OWN else suite.augment
     datasets = (suite.source,) if protocol in FROM_SOURCE else tuple(dict.fromkeys(choice.datasets))
     for shots in sorted(set(choice.shots)) if protocol == "few-shot" else [max(choice.shots)]:
         basis = kind.settings_for(shots, **published)
         for dataset in datasets:
             usual = kind.settings_for(shots, **published | suite.settings_for(method, dataset))
             wanted = dataclasses.replace(usual, **changes)
+            features = choice.views and augment != "none" and _needs(kind, wanted, encoder) == "features"
             for seed in dict.fromkeys(choice.seeds):
                 cell = Cell(
                     suite=choice.suite,
@@ -129,9 +147,12 @@ def _cells(
                     revision=encoder.backbone.digest,
                     shots=shots,
                     seed=seed,
-                    augment=suite.augment,
+                    augment=augment,
                     own_method=own_digest(method),
+                    images=choice.images,
+                    views=choice.views if features else 0,
                     root=choice.root,
+                    features=choice.features,
                 )
                 yield dataclasses.replace(cell, command=_command(cell, _difference(wanted, usual)))
 
@@ -144,8 +165,11 @@ def _difference(settings: Any, other: Any) -> Changes:
 
 def _command(cell: Cell, changes: Changes) -> str:
     """The command that runs one cell anew."""
-    words = ["vlprompt", "bench", "--suite", cell.suite, "--protocols", cell.protocol]
-    words += [] if cell.protocol in FROM_SOURCE else ["--datasets", cell.dataset]
+    if cell.suite == OWN:
+        words = ["vlprompt", "compare", cell.dataset] + (["--views", str(cell.views)] if cell.views else [])
+    else:
+        words = ["vlprompt", "bench", "--suite", cell.suite, "--protocols", cell.protocol]
+        words += [] if cell.protocol in FROM_SOURCE else ["--datasets", cell.dataset]
     words += ["--methods", cell.method, "--shots", str(cell.shots), "--seeds", str(cell.seed)]
     words += ["--model", cell.model] + (["--root", str(cell.root)] if cell.root else [])
     for name, value in changes.items():
@@ -154,12 +178,23 @@ def _command(cell: Cell, changes: Changes) -> str:
     return shlex.join([*words, "--out", "out/again"])
 
 
+def _needs(kind: type[Method], settings: Any, encoder: Encoder) -> Literal["nothing", "features", "pixels"]:
+    """What the steps of a method's training need; what cannot be built will say so when it is run."""
+    try:
+        method = kind(encoder, ("cat", "dog"), settings)
+    except UserError:
+        return "nothing"
+    return "nothing" if not method.trains else "pixels" if method.has_visual_prompts else "features"
+
+
+def _settings(cell: Cell) -> Any:
+    kind = get_method(cell.method, files=True)
+    return kind.settings_for(cell.shots, **kind.preset(cell.preset) | cell.settings)
+
+
 def _refusal(cell: Cell, encoder: Encoder) -> str:
     """Why a method cannot classify into classes that it was not trained on; "" where it can."""
-    kind = get_method(cell.method, files=True)
-    published = kind.preset(cell.preset)
-    settings = kind.settings_for(cell.shots, **published | cell.settings)
-    method = kind(encoder, ("cat", "dog"), settings)
+    method = get_method(cell.method, files=True)(encoder, ("cat", "dog"), _settings(cell))
     try:
         method.transfer(("car", "plane", "ship"))
     except UserError as error:
@@ -167,18 +202,24 @@ def _refusal(cell: Cell, encoder: Encoder) -> str:
     return ""
 
 
-def _estimate(missing: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds of runs one after the other, from recorded runs of the same kind where there are some."""
+def _estimate(
+    missing: Sequence[Cell], records: Sequence[Mapping[str, Any]], encoder: Encoder
+) -> tuple[float, bool]:
+    """Seconds of runs one after the other, and whether recorded runs of their kinds say so."""
     known: dict[tuple[str, ...], list[float]] = {}
     for record in records:
         run = record["run"]
         for kind in _kinds(run):
             known.setdefault(kind, []).append(record["seconds"])
     medians = {kind: statistics.median(values) for kind, values in known.items()}
-    return sum(
-        next((medians[kind] for kind in _kinds(cell.run) if kind in medians), SUITES[cell.suite].seconds)
-        for cell in missing
-    )
+    found = [next((medians[k] for k in _kinds(cell.run) if k in medians), None) for cell in missing]
+    first = {cell.method: cell for cell in reversed(missing)}
+    needs = {
+        name: _needs(get_method(name, files=True), _settings(cell), encoder) for name, cell in first.items()
+    }
+    rough = [SUITES[cell.suite].seconds * SHARES[needs[cell.method]] for cell in missing]
+    seconds = [guess if known is None else known for known, guess in zip(found, rough, strict=True)]
+    return sum(seconds), None not in found
 
 
 def _kinds(run: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import vlprompt
 from vlprompt import data
+from vlprompt.benchmark.features import Kept, images_digest
 from vlprompt.benchmark.suites import SUITES, Changes, Suite
 from vlprompt.dataset import Dataset
 from vlprompt.errors import UserError
@@ -46,7 +47,11 @@ class Cell:
         settings: changes to the method's published settings (those of its preset, where it has one).
         revision: digest of the model's weights.
         own_method: digest of the file, where the method is one of the user's own; otherwise empty.
+        images: digest of the images, where these are the user's own; otherwise empty.
+        views: augmented views of each training image whose features are computed once; see
+            :class:`vlprompt.PromptClassifier`.
         root: folder of the benchmark's data sets.
+        features: folder where frozen features of the user's own images are kept for all runs.
         command: what runs this cell alone.
     """
 
@@ -62,15 +67,19 @@ class Cell:
     seed: int = 1
     augment: Augment = "none"
     own_method: str = ""
+    images: str = ""
+    views: int = 0
     version: int = RESULTS_VERSION
     root: Path | None = None
+    features: Path | None = None
     command: str = ""
 
     @property
     def run(self) -> dict[str, Any]:
         """What decides the numbers, as in the record."""
         values = dataclasses.asdict(self) | {"published": self.published}
-        for name in ("root", "command", *([] if self.own_method else ["own_method"])):
+        absent = [name for name in ("own_method", "images", "views") if not values[name]]
+        for name in ("root", "features", "command", *absent):
             del values[name]
         return values
 
@@ -112,10 +121,12 @@ def run_cell(cell: Cell) -> Record:
     Raises:
         UserError: missing or unusable data, settings that do not fit, a method that cannot do this.
     """
-    start = time.perf_counter()
     if cell.own_method != own_digest(cell.method):
         raise UserError(f"method file '{cell.method}' is another here than where the run was planned")
     with one_thread():
+        if cell.features:
+            _sample(cell, cell.dataset)  # what all runs share is no part of this one's time
+        start = time.perf_counter()
         classifier, metrics = PROTOCOLS[cell.protocol](cell)
     method = classifier.method_
     found = method.encoder.backbone.digest
@@ -205,10 +216,8 @@ def _fit(cell: Cell, dataset: Dataset) -> PromptClassifier:
     preset = kind.preset(cell.preset)
     # All settings are named: some depend on the shots, and a class may have fewer images than those.
     settings = dataclasses.asdict(kind.settings_for(cell.shots, **preset | cell.settings))
-    classifier = PromptClassifier(
-        cell.method, cell.model, settings, cell.preset, augment=cell.augment, seed=cell.seed
-    )
-    return classifier.fit_dataset(dataset)
+    how: dict[str, Any] = {"augment": cell.augment, "views": cell.views, "seed": cell.seed}
+    return PromptClassifier(cell.method, cell.model, settings, cell.preset, **how).fit_dataset(dataset)
 
 
 def _transfer(classifier: PromptClassifier, dataset: Dataset) -> dict[str, float]:
@@ -221,7 +230,28 @@ def _suite(cell: Cell) -> Suite:
 
 
 def _sample(cell: Cell, name: str) -> Dataset:
-    return data.few_shot(_load(name, cell.root), cell.shots, cell.seed)
+    if cell.features is None:
+        return data.few_shot(_load(name, cell.root), cell.shots, cell.seed)
+    kept = Kept(cell.features, cell.model, str(cell.revision))
+    sample = data.few_shot(_encoded(name, cell.root, cell.images, kept), cell.shots, cell.seed)
+    if not cell.views or cell.augment == "none":
+        return sample
+    drawn = f"{cell.images}-{cell.shots}-{cell.seed}"
+    train = kept.encode_views(sample.train, drawn, cell.augment, cell.views)
+    return dataclasses.replace(sample, train=train)
+
+
+@lru_cache(maxsize=1)
+def _encoded(name: str, root: Path | None, images: str, kept: Kept) -> Dataset:
+    """A data set of the user's own, with the frozen features of its images.
+
+    Raises:
+        UserError: its images are others than those that the run was planned with.
+    """
+    dataset = _load(name, root)
+    if images_digest(dataset) != images:
+        raise UserError(f"the images of '{name}' changed meanwhile: give the same command again")
+    return kept.encode(dataset, images)
 
 
 @lru_cache(maxsize=32)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlprompt.benchmark.results import Result, Series, average, grouped, missing, read_results
+from vlprompt.benchmark.standings import HEAD, NOTE, cells, standings, verdict
+from vlprompt.benchmark.suites import OWN
 from vlprompt.benchmark.tables import (
     QUANTITIES,
     Entry,
@@ -37,14 +39,19 @@ from vlprompt.reports.svg import inline_svg
 COUNTED = {"method": "method", "dataset": "data set", "seed": "seed", "model": "backbone"}
 
 
-def write_bench_report(records: Iterable[Mapping[str, Any]], path: Path, title: str = "Benchmark") -> None:
+def write_bench_report(
+    records: Iterable[Mapping[str, Any]], path: Path, title: str = "Benchmark", command: str = ""
+) -> None:
     """Write the page; the file appears whole or not at all.
 
     Args:
         records: of a results store, which may be incomplete or empty.
+        command: what trains the method to take.
     """
     results = read_results(records)
     sections = [_section(index, own) for index, own in enumerate(grouped(results, "setting").values())]
+    if command:
+        sections.append(section("Train the method to take", code(command)))
     if results:
         sections += [_settings(results), _origin(results)]
     write_page(path, title, _lead(results), sections)
@@ -82,6 +89,8 @@ def _heading(results: Sequence[Result]) -> str:
 
 def _part(results: Sequence[Result]) -> str:
     """The same shots, and the same source where there is one."""
+    if results[0].suite == OWN:
+        return _compared(results)
     accuracy, *others = (part_tables(results, quantity) for quantity in QUANTITIES.values())
     parts = [
         subsection(_heading(results)),
@@ -91,6 +100,17 @@ def _part(results: Sequence[Result]) -> str:
         _searched(results),
     ]
     return "\n".join(filter(None, parts))
+
+
+def _compared(results: Sequence[Result]) -> str:
+    """Methods on the user's own images: all quantities in one table, and which method to take."""
+    ranked = standings(results)
+    rows = [cells(standing) for standing in ranked]
+    top = [
+        subsection(_heading(results)),
+        paragraph(" ".join(filter(None, [verdict(ranked), missing(results)]))),
+    ]
+    return "\n".join([*top, table(HEAD, rows, NOTE), _searched(results)])
 
 
 def _ranking(table: Table) -> str:

@@ -24,7 +24,7 @@ HEADINGS = {
 """Name and heading of every protocol, in the order of reports."""
 
 
-SETTING = ("suite", "protocol", "model", "revision")
+SETTING = ("suite", "protocol", "model", "revision", "images")
 """What runs must share to stand in one section of a report."""
 MEASURED = ("metrics", "seconds", "parameters", "command", "version", "finished")
 
@@ -109,6 +109,7 @@ class Result:
     dataset: str
     model: str
     revision: str
+    images: str
     shots: int
     seed: int
     metrics: Mapping[str, Mapping[str, float]]
@@ -120,9 +121,9 @@ class Result:
     finished: str
 
     @property
-    def setting(self) -> tuple[str, str, str, str]:
+    def setting(self) -> tuple[str, ...]:
         """The values of :data:`SETTING`."""
-        return self.suite, self.protocol, self.model, self.revision
+        return self.suite, self.protocol, self.model, self.revision, self.images
 
     @property
     def part(self) -> tuple[int, str]:
@@ -160,14 +161,14 @@ def _result(record: Mapping[str, Any], named: set[str]) -> Result:
         row=method_title(run["method"]) + (f" ({own})" if own else ""),
         changes=", ".join(f"{key}={value}" for key, value in changes.items()),
         lengths=Lengths(**lengths) if lengths else None,
-        **{key: run[key] for key in (*SETTING, "method", "dataset", "shots", "seed")},
+        **{key: run.get(key, "") for key in (*SETTING, "method", "dataset", "shots", "seed")},
         **{key: record[key] for key in MEASURED},
     )
 
 
 def _task(run: Mapping[str, Any]) -> tuple[Any, ...]:
     """Runs of the same one differ in settings and seed only."""
-    return tuple(run[key] for key in (*SETTING, "shots", "method", "dataset"))
+    return tuple(run.get(key, "") for key in (*SETTING, "shots", "method", "dataset"))
 
 
 def _own_changes(run: Mapping[str, Any], named: set[str]) -> dict[str, Any]:

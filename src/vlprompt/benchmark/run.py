@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +25,7 @@ def run_plan(plan: Plan, store: Store, workers: int, cluster: str = "") -> list[
     if not plan.missing:
         return []
     failed: list[Cell] = []
-    total = len(plan.missing)
+    total, start = len(plan.missing), time.monotonic()
     with bar("bench", total) as progress, closing(_outcomes(plan.missing, workers, cluster)) as outcomes:
         task = progress.task_ids[0]
         for count, outcome in enumerate(outcomes, 1):
@@ -34,7 +35,9 @@ def run_plan(plan: Plan, store: Store, workers: int, cluster: str = "") -> list[
             else:
                 store.append(outcome.record)
                 if progress.disable:
-                    say(f"{count}/{total} {label(outcome.cell)}: {_accuracies(outcome.record)}")
+                    say(
+                        f"{count}/{total} {label(outcome.cell)}: {_accuracies(outcome.record)}{_left(start, count, total)}"
+                    )
             progress.update(task, advance=1, note=label(outcome.cell))
     return failed
 
@@ -52,6 +55,12 @@ def label(cell: Cell) -> str:
     return f"{cell.method} on {cell.dataset}, {cell.protocol}, {cell.shots} shots, seed {cell.seed}"
 
 
+def _left(start: float, done: int, total: int) -> str:
+    """How long the others will take, by those that are done."""
+    seconds = (time.monotonic() - start) / done * (total - done)
+    return f"; about {duration([seconds])} left" if done < total else ""
+
+
 def _accuracies(record: Record) -> str:
     shown = [f"{split} {m['accuracy']:.1f} %" for split, m in record["metrics"].items()]
     return ", ".join(shown) + f" ({duration([record['seconds']])})"
@@ -60,3 +69,9 @@ def _accuracies(record: Record) -> str:
 def report_on(store: Store, path: Path) -> None:
     """Write the page of all records that today's code would give again."""
     write_bench_report([r for r in store.read() if r["run"]["version"] == RESULTS_VERSION], path)
+
+
+def records_of(plan: Plan, store: Store) -> list[Record]:
+    """The records of a plan's runs, as far as they are finished."""
+    keys = {cell.key for cell in plan.cells}
+    return [record for record in store.read() if record["key"] in keys]

@@ -6,13 +6,14 @@ once. ``pandas.read_json(path, lines=True)`` and DuckDB's ``read_json_auto`` rea
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock
 
 from vlprompt.errors import UserError
 from vlprompt.reading import check_regular, parse_json
@@ -82,8 +83,8 @@ class Store:
         """The file, repaired and read to its end, while no other process uses it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+            with lock, self.path.open("a+b") as file:
                 self._catch_up(file)  # which refuses a file of other things before anything is changed
                 self._repair(file)
                 self._catch_up(file)

@@ -27,7 +27,7 @@ class Suite:
         prefix: what :func:`vlprompt.data.load` wants before a data set's name.
         needs_root: whether the images lie in a folder of the user's.
         settings: changes to published settings by method, or by "method@dataset" for one data set.
-        seconds: rough time of one run on one core, for an estimate before any run is recorded.
+        seconds: rough time on one core of a run through the image branch, before any run is recorded.
     """
 
     datasets: tuple[str, ...]
@@ -115,6 +115,8 @@ IMAGENET_SETTINGS: dict[str, Changes] = {
 }
 """Published settings that differ by data set."""
 
+OWN = "own"
+"""Suite of the user's own images: any data set, few-shot only."""
 SUITES = {
     "toy": Suite(
         datasets=TASKS,
@@ -125,6 +127,7 @@ SUITES = {
         prefix="toy:",
         settings=TOY_SETTINGS,
     ),
+    OWN: Suite(datasets=(), source="", shifts={}, augment="crop+flip", seconds=60.0),
     "benchmark": Suite(
         datasets=(
             "imagenet", "caltech101", "oxfordpets", "stanfordcars", "flowers102", "food101",

@@ -14,6 +14,7 @@ from vlprompt.benchmark.results import (
     harmonic_mean,
     method_title,
 )
+from vlprompt.benchmark.suites import OWN
 from vlprompt.reports.stats import mean_std
 
 PUBLISHED_MODEL = "openai/clip-vit-base-patch16"
@@ -116,9 +117,10 @@ def part_title(results: Sequence[Result]) -> str:
 
 def section_title(results: Sequence[Result]) -> str:
     """Protocol, suite and backbone."""
-    suite, protocol, model, revision = results[0].setting
+    suite, protocol, model, revision, _ = results[0].setting
     backbone = f"{model}@{revision[:8]}" if revision else model
-    return f"{HEADINGS[protocol]}: suite {suite}, backbone {backbone}"
+    what = f"images of {results[0].dataset}" if suite == OWN else f"suite {suite}"
+    return f"{HEADINGS[protocol]}: {what}, backbone {backbone}"
 
 
 def _by_dataset(results: Sequence[Result], quantity: Quantity) -> Table:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
@@ -16,7 +17,8 @@ from vlprompt.progress import say
 
 if TYPE_CHECKING:
     from vlprompt.benchmark.plan import Choice, Plan
-    from vlprompt.benchmark.protocols import Protocol
+    from vlprompt.benchmark.protocols import Cell, Protocol
+    from vlprompt.benchmark.store import Store
 
 ALL = "all"
 ASK_BEYOND = 600
@@ -86,8 +88,6 @@ def bench(
     from vlprompt.benchmark.suites import SUITES
     from vlprompt.methods import all_methods
 
-    if workers < 0:
-        raise UserError(f"--workers {workers}: give a number of processes, or 0 for one a core")
     choice = Choice(
         suite=suite,
         methods=tuple(all_methods()) if methods == (ALL,) else methods,
@@ -99,39 +99,80 @@ def bench(
         model=model,
         root=root,
     )
-    _bench(choice, out, workers, cluster, yes, plan, force, json)
+    done = run_choice(choice, out, workers, cluster, yes=yes, plan=plan, force=force, json=json)
+    if done is None:
+        return
+    from vlprompt.benchmark.run import report_on
+
+    report_on(done.store, done.report)
+    if json:
+        show(done.summary, True)
+    else:
+        print(f"results in {done.store.path}, report in {done.report}")
+    if done.failed:
+        raise SystemExit(1)
 
 
-def _bench(
-    choice: Choice, out: Path, workers: int, cluster: str, yes: bool, plan: bool, force: bool, json: bool
-) -> None:
+@dataclass(frozen=True)
+class Done:
+    """A plan that has run.
+
+    Args:
+        failed: its runs that could not be done.
+        report: where the page goes.
+    """
+
+    plan: Plan
+    store: Store
+    failed: list[Cell]
+    report: Path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        from vlprompt.benchmark.run import label
+
+        failed = [label(cell) for cell in self.failed]
+        paths = {"results": str(self.store.path), "report": str(self.report)}
+        return _counts(self.plan) | {"failed": failed} | paths
+
+
+def run_choice(
+    choice: Choice,
+    out: Path,
+    workers: int,
+    cluster: str = "",
+    *,
+    yes: bool,
+    plan: bool,
+    force: bool,
+    json: bool,
+) -> Done | None:
+    """Run what is missing of a choice; None where it is only to be planned. Flags as those of ``bench``."""
     from vlprompt.benchmark.plan import make_plan
     from vlprompt.benchmark.results import check_planned
-    from vlprompt.benchmark.run import label, report_on, run_plan
+    from vlprompt.benchmark.run import run_plan
     from vlprompt.benchmark.store import RESULTS, Store
     from vlprompt.benchmark.workers import default_workers
     from vlprompt.files import check_targets
 
+    if workers < 0:
+        raise UserError(f"--workers {workers}: give a number of processes, or 0 for one a core")
     store, report, workers = Store(out / RESULTS), out / "report.html", workers or default_workers()
     planned = make_plan(choice, check_planned(store.read()), workers)
     _show_plan(planned)
-    summary = {"runs": len(planned.cells), "done": len(planned.cells) - len(planned.missing)}
     if plan:
         if json:
-            show(summary | {"seconds": round(planned.seconds)}, True)
-        return
+            show(_counts(planned) | {"seconds": round(planned.seconds)}, True)
+        return None
     check_targets(report, force=force)
     _ask(planned, yes)
     store.open()
-    failed = run_plan(planned, store, workers, cluster)
-    report_on(store, report)
-    if json:
-        paths = {"results": str(store.path), "report": str(report)}
-        show(summary | {"failed": [label(cell) for cell in failed]} | paths, True)
-    else:
-        print(f"results in {store.path}, report in {report}")
-    if failed:
-        raise SystemExit(1)
+    return Done(planned, store, run_plan(planned, store, workers, cluster), report)
+
+
+def _counts(plan: Plan) -> dict[str, Any]:
+    return {"runs": len(plan.cells), "done": len(plan.cells) - len(plan.missing)}
 
 
 def _show_plan(plan: Plan) -> None:
@@ -140,7 +181,8 @@ def _show_plan(plan: Plan) -> None:
     done = len(plan.cells) - len(plan.missing)
     for line in plan.left_out:
         say(line)
-    time = f", about {duration([plan.seconds])}" if plan.missing else ""
+    about = "about" if plan.measured else "at a rough guess"
+    time = f", {about} {duration([plan.seconds])}" if plan.missing else ""
     say(f"{len(plan.cells)} runs, {done} done already, {len(plan.missing)} to do{time}")
 
 

@@ -75,6 +75,12 @@ def _flag(name: str, value: Any, given: Sequence[str]) -> list[str]:
     flag = "--" + name.replace("_", "-")
     if any(word.split("=")[0].replace("_", "-") in (flag, f"--no-{flag[2:]}") for word in given):
         return []
+    return flag_words(name, value)
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """An option or a setting as words of a command line."""
+    flag = "--" + name.replace("_", "-")
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag[2:]}"]
-    return [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
+    return [flag, *map(str, value)] if isinstance(value, list | tuple) else [flag, str(value)]

@@ -18,6 +18,7 @@ COMMANDS = {
     "search": "Find the context length of every layer.",
     "predict": "Predict the classes of images.",
     "evaluate": "Measure a classifier on labelled images.",
+    "compare": "Compare methods on your own images.",
     "bench": "Compare methods on a suite of data sets.",
     "report": "Make the page and the tables of a benchmark's results.",
     "methods": "List the methods.",

@@ -20,13 +20,14 @@ from torch import Tensor
 
 import vlprompt
 from vlprompt.dataset import Dataset, ImageSource, Item
-from vlprompt.engine.backbones.load import BUILT_IN, load_backbone
+from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.estimator import artifact, card, loading
 from vlprompt.estimator.fitting import (
     VALIDATION,
+    augmentation,
     check_classnames,
     check_parameters,
     check_templates,
@@ -197,9 +198,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         method, needs_val = self.method_, self.method_.needs_validation
         train, val = list(dataset.train), list(dataset.val)
         frozen = not method.has_visual_prompts
-        augment: Augment = self.augment  # type: ignore[assignment]
-        if self.augment == "auto":
-            augment = "none" if self.model in BUILT_IN else "crop+flip"
+        augment = augmentation(self.augment, self.model)
         encoder = method.encoder
         if not method.trains:  # nothing will be drawn
             labels = torch.tensor([item.label for item in train])

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 import torch
 
 from vlprompt.dataset import Dataset, ImageSource, Item
+from vlprompt.engine.backbones.load import BUILT_IN
 from vlprompt.engine.precision import STANDS, change, worth_trying
 from vlprompt.errors import UserError
 from vlprompt.methods.base import Method
 from vlprompt.methods.templates import template_features
 from vlprompt.progress import say
-from vlprompt.training.inputs import plain_pixels
+from vlprompt.training.inputs import Augment, plain_pixels
 from vlprompt.typed import Between, checked
 
 VALIDATION = 4
@@ -62,6 +63,11 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     for name, hint in PARAMETERS.items():
         value = given[name]
         checked(str(value) if isinstance(value, Path) else value, hint, name)
+
+
+def augmentation(augment: Augment | Literal["auto"], model: str) -> Augment:
+    """What ``auto`` is: as published, and none for a built-in backbone, whose pictures are tiny."""
+    return augment if augment != "auto" else "none" if model in BUILT_IN else "crop+flip"
 
 
 def check_classnames(classnames: Iterable[str]) -> tuple[str, ...]:

@@ -12,12 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vlprompt.data.images import image_loader
 from vlprompt.data.transforms import SCALE, Augmentation, EvalTransform, TrainTransform, image_stats
-from vlprompt.dataset import ImageSource, Item
+from vlprompt.dataset import Encoded, ImageSource, Item
 from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
 from vlprompt.training.imageset import ImageSet
@@ -52,17 +53,15 @@ def make_image_set(
     sources = [item.image for item in items]
     if augment == "none":
         draw = plain_pixels(encoder, sources, keep=not frozen, show=show)
-        features = cache(lambda: _features(encoder, draw, len(items), "images", show))
+        features = cache(lambda: _plain_features(encoder, sources, draw, show))
         if frozen:
             return ImageSet(_lookup(features()[None]), labels)
         device = encoder.backbone.device
         below = hidden_states(encoder, draw, len(items), show)
         return ImageSet(draw, labels, lambda positions: features()[positions.to(device)], below)
-    draw = augmented_pixels(encoder, sources, augment)
     if frozen and views:
-        kept = _features(encoder, draw, len(items), "views", show, views)  # (V * N, E)
-        draw = _lookup(kept.unflatten(0, (views, -1)))
-    return ImageSet(draw, labels)
+        return ImageSet(_lookup(view_features(encoder, sources, augment, views, show)), labels)
+    return ImageSet(augmented_pixels(encoder, sources, augment), labels)
 
 
 def plain_pixels(
@@ -150,7 +149,33 @@ def ahead(draw: Draw, batches: Sequence[Tensor]) -> Iterator[Tensor]:
 
 def image_features(encoder: Encoder, sources: Sequence[ImageSource], show: bool = False) -> Tensor:
     """Frozen features (N, E) of images without augmentation."""
-    return _features(encoder, plain_pixels(encoder, sources), len(sources), "images", show)
+    return _plain_features(encoder, sources, plain_pixels(encoder, sources), show)
+
+
+def view_features(
+    encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation, views: int, show: bool = False
+) -> Tensor:
+    """Frozen features (V, N, E) of augmented views of images."""
+    known = [s.views for s in sources if isinstance(s, Encoded) and s.views is not None]
+    if len(known) == len(sources) and all(len(rows) == views for rows in known):
+        return _known(encoder, known).transpose(0, 1)
+    draw = augmented_pixels(encoder, sources, augment)
+    return _features(encoder, draw, len(sources), "views", show, views).unflatten(0, (views, -1))
+
+
+def known_features(encoder: Encoder, sources: Sequence[ImageSource]) -> Tensor | None:
+    """Frozen features (N, E) that were computed before; None unless all are known."""
+    known = [source.features for source in sources if isinstance(source, Encoded)]
+    return _known(encoder, known) if known and len(known) == len(sources) else None
+
+
+def _known(encoder: Encoder, rows: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(rows)).to(encoder.backbone.device, encoder.backbone.dtype)
+
+
+def _plain_features(encoder: Encoder, sources: Sequence[ImageSource], draw: Draw, show: bool) -> Tensor:
+    known = known_features(encoder, sources)
+    return _features(encoder, draw, len(sources), "images", show) if known is None else known
 
 
 @torch.no_grad()
