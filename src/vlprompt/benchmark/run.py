@@ -35,9 +35,8 @@ def run_plan(plan: Plan, store: Store, workers: int, cluster: str = "") -> list[
             else:
                 store.append(outcome.record)
                 if progress.disable:
-                    say(
-                        f"{count}/{total} {label(outcome.cell)}: {_accuracies(outcome.record)}{_left(start, count, total)}"
-                    )
+                    done = f"{count}/{total} {label(outcome.cell)}: {_accuracies(outcome.record)}"
+                    say(done + _left(start, count, total))
             progress.update(task, advance=1, note=label(outcome.cell))
     return failed
 
