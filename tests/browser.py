@@ -67,3 +67,43 @@ def watch(page: Page, home: str) -> list[str]:
 def texts(page: Page, selector: str) -> list[str]:
     """What elements show."""
     return [text.strip() for text in page.locator(selector).all_inner_texts()]
+
+
+LOOKS = [(width, scheme) for width in (1400, 400) for scheme in ("light", "dark")]
+"""Widths and colour schemes that every page is looked at in."""
+
+
+def misplaced(page: Page) -> list[str]:
+    """What is cut or lies on something else: the whole page sideways, texts of figures, parts of the page."""
+    return page.evaluate(
+        """() => {
+            const found = [], seen = element => element.checkVisibility();
+            const lie = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1.5
+                && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1.5;
+            if (document.documentElement.scrollWidth > innerWidth) found.push('the page scrolls sideways');
+            for (const svg of [...document.querySelectorAll('svg')].filter(seen)) {
+                const whole = svg.getBoundingClientRect(), upright = [];
+                for (const text of svg.querySelectorAll('text')) {
+                    const box = text.getBoundingClientRect();
+                    if (box.left < whole.left - 1 || box.right > whole.right + 1
+                        || box.top < whole.top - 1 || box.bottom > whole.bottom + 1)
+                        found.push('cut off: ' + text.textContent);
+                    const turned = /rotate\\((?!-?0\\b)/.test(text.getAttribute('transform') || '');
+                    if (!turned) upright.push([text, box]);
+                }
+                upright.forEach(([text, box], i) => upright.slice(0, i).forEach(([other, its]) => {
+                    if (lie(box, its)) found.push(`${text.textContent} lies on ${other.textContent}`);
+                }));
+            }
+            const kinds = 'h1, h2, h3, p, caption, figcaption, th, td, li, img, summary, pre, svg';
+            const parts = [...document.querySelectorAll(kinds)].filter(seen)
+                .map(element => [element, element.getBoundingClientRect()]);
+            parts.forEach(([part, box], i) => parts.slice(0, i).forEach(([other, its]) => {
+                if (!part.contains(other) && !other.contains(part) && lie(box, its))
+                    found.push(`${part.outerHTML.slice(0, 60)} lies on ${other.outerHTML.slice(0, 60)}`);
+            }));
+            for (const image of document.images)
+                if (!image.naturalWidth) found.push('no picture: ' + image.alt);
+            return found;
+        }"""
+    )

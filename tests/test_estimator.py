@@ -136,7 +136,7 @@ def test_label_without_a_name():
 def test_validation_images():
     classifier = small().fit(pictures(), NAMES * 2, pictures(3, seed=1), NAMES)
     assert classifier.history_
-    with pytest.raises(UserError, match="validation label 'dog' is not among the training labels"):
+    with pytest.raises(UserError, match="label 'dog' is not among the training labels"):
         small().fit(pictures(), NAMES * 2, pictures(1, seed=1), ["dog"])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
@@ -15,6 +17,9 @@ def evaluate(
     data: Positional[str],
     *,
     root: Path | None = None,
+    report: Path | None = None,
+    predictions: Path | None = None,
+    force: bool = False,
     json: bool = False,
     loading: OmitArgPrefixes[Loading] = AS_TRAINED,
 ) -> None:
@@ -25,6 +30,9 @@ def evaluate(
         data: a folder of class folders, or anything that 'vlprompt fit' takes; its test images where
             it has them, otherwise all.
         root: folder of the benchmark's data sets.
+        report: page to write: classes, mistakes, calibration.
+        predictions: CSV file to write: image, truth, prediction, probability.
+        force: write over these files whoever made them.
         json: print one JSON object.
     """
     from vlprompt.data import load
@@ -33,6 +41,10 @@ def evaluate(
     dataset = load(data, root)
     tuned = loading.load(classifier)
     tuned.verbose = True
-    show({"test": job.evaluate(tuned, dataset)}, json)
+    command = shlex.join(["vlprompt", "evaluate", str(classifier), data])
+    files: dict[str, Any] = {"report": report, "predictions": predictions}
+    measured = job.evaluate(tuned, dataset, **files, command=command, force=force)
+    written = {name: str(path) for name, path in files.items() if path}
+    show({"test": measured} | written, json)
     if dataset.skipped:
         raise SystemExit(1)

@@ -93,7 +93,7 @@ def fit(argv: Sequence[str]) -> None:
     run = job.fit(classifier, dataset, options.out, **keep)
     result = {"out": str(options.out), "classes": len(dataset.classnames), "train": len(dataset.train)}
     if artifact.first_process():
-        show(result | {"seconds": round(run.seconds, 1)} | run.measured, options.json)
+        show(result | {"seconds": round(run.seconds or 0, 1)} | run.measured, options.json)
 
 
 def _parse(argv: Sequence[str]) -> tuple[FitOptions, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -39,14 +39,17 @@ from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
 from vlprompt.estimator.prediction import predict_logits
 from vlprompt.insight.explain import Explanation, explain
+from vlprompt.insight.outcome import Outcome
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
-from vlprompt.metrics import measure
 from vlprompt.training.imageset import ImageSet
 from vlprompt.training.inputs import Augment, image_features, make_image_set, plain_pixels
 from vlprompt.training.loop import fit
 from vlprompt.training.options import TrainOptions
 from vlprompt.training.stages import EpochRecord
+
+if TYPE_CHECKING:
+    from vlprompt.reports.evaluation import Report
 
 
 class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
@@ -125,7 +128,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
     ) -> PromptClassifier:
         """Learn from images and labels (N,), which are class names or have them by ``class_names``.
 
-        Without ``X_val``, a method that learns on validation images gets the last few of each class.
+        The accuracy on ``X_val`` is recorded in ``history_``. Without, a method that learns on validation
+        images gets the last few of each class.
         ``on_epoch`` is called with the record of every epoch as it ends.
 
         Raises:
@@ -140,7 +144,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         if X_val is not None and y_val is not None:
             val = labelled_items(X_val, y_val, classes)
         dataset = Dataset("images", names, train, val, templates=tuple(self.templates))
-        self.fit_dataset(dataset, on_epoch=on_epoch)
+        self.fit_dataset(dataset, on_epoch=on_epoch, validate=bool(val))
         self.classes_ = classes
         return self
 
@@ -149,12 +153,14 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         dataset: Dataset,
         checkpoints: Path | None = None,
         on_epoch: Callable[[EpochRecord], None] | None = None,
+        validate: bool = False,
     ) -> PromptClassifier:
         """Learn from a data set's ``train`` (and ``val``) as they are.
 
         Args:
             checkpoints: folder for checkpoints; training goes on from what is there.
             on_epoch: called with the record of every epoch as it ends; what it raises ends the training.
+            validate: record the accuracy on the validation images after some epochs.
         """
         if len(dataset.classnames) < 2:
             raise UserError(
@@ -168,11 +174,15 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             images = [item.image for item in dataset.train]
             choose_frozen_precision(method, self.precision, images, self.verbose)
             dataset = self._held_out(dataset)
-            splits = self._splits(dataset)
+            splits = self._splits(dataset, validate)
+            validation = splits.get("val") if validate else None
             if type(method).see is not Method.see:
                 features = image_features(method.encoder, [i.image for i in dataset.train], self.verbose)
                 method.see(features, splits["train"].labels.to(features.device))
-            self.history_ = fit(method, splits, self._options(), checkpoints, self.verbose, on_epoch)
+            if not method.needs_validation:
+                splits.pop("val", None)
+            show, options = self.verbose, self._options()
+            self.history_ = fit(method, splits, options, checkpoints, show, on_epoch, validation)
         method.eval()
         return self
 
@@ -194,7 +204,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         self.classes_ = np.array(self.classnames_)
         self.measured_: dict[str, Any] = {}
 
-    def _splits(self, dataset: Dataset) -> dict[str, Any]:
+    def _splits(self, dataset: Dataset, validate: bool) -> dict[str, Any]:
         method, needs_val = self.method_, self.method_.needs_validation
         train, val = list(dataset.train), list(dataset.val)
         frozen = not method.has_visual_prompts
@@ -204,7 +214,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             labels = torch.tensor([item.label for item in train])
             return {"train": ImageSet(plain_pixels(encoder, [item.image for item in train]), labels)}
         splits = {"train": make_image_set(encoder, train, augment, self.views, frozen, self.verbose)}
-        if needs_val and val:  # without, the training says so
+        if (needs_val or validate) and val:  # without, the training says so
             splits["val"] = make_image_set(encoder, val, "none", frozen=frozen, show=self.verbose)
         made = f"{dataset.name}, {augment}, {self.views} views"
         made += ", frozen in bfloat16" if encoder.frozen_dtype else ""
@@ -241,8 +251,36 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
     def evaluate(self, items: Sequence[Item]) -> dict[str, float]:
         """Accuracy, macro-F1, expected calibration error and number of labelled images."""
-        probabilities = self.predict_proba([item.image for item in items])
-        return measure(probabilities, np.array([item.label for item in items]))
+        return self.outcome(items).measured
+
+    def outcome(self, items: Sequence[Item]) -> Outcome:
+        """Predictions beside the truth on labelled images."""
+        images = [item.image for item in items]
+        labels = np.array([item.label for item in items], dtype=int)
+        return Outcome(self.predict_proba(images), labels, self.classnames_, images)
+
+    def report(self, X: Sequence[ImageSource], y: Sequence[Any]) -> Report:  # noqa: N803
+        """Where the classifier is right and wrong: figures, a table and a page, of images and labels (N,).
+
+        Raises:
+            UserError: see the message.
+        """
+        check_is_fitted(self, "method_")
+        return self.report_on(labelled_items(X, y, self.classes_))
+
+    def report_on(self, items: Sequence[Item], seconds: float | None = None) -> Report:
+        """The report on labelled images; on none it has what is known without.
+
+        Args:
+            seconds: time of the training, where it is known.
+        """
+        from vlprompt.reports.evaluation import Report  # with matplotlib, which few need
+        from vlprompt.reports.training import Run
+
+        outcome = self.outcome(items) if items else None
+        measured = {"test": outcome.measured} if outcome else {}
+        learned = (self.history_, self.method_.lengths, seconds, self.classnames_)
+        return Report(Run(self.method_.title, self.method, self.seed, measured, *learned), outcome)
 
     def explain(self, image: ImageSource, class_name: str | None = None) -> Explanation:
         """Which parts of an image speak for a class; the predicted one by default.

@@ -51,7 +51,7 @@ def labelled_items(X: Sequence[ImageSource], y: Sequence[Any], classes: np.ndarr
     position = {label: index for index, label in enumerate(classes.tolist())}
     for label in labels.tolist():
         if label not in position:
-            raise UserError(f"validation label '{label}' is not among the training labels: leave it out")
+            raise UserError(f"label '{label}' is not among the training labels: leave it out")
     return [Item(image, position[label]) for image, label in zip(images, labels.tolist(), strict=True)]
 
 

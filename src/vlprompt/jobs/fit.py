@@ -13,7 +13,7 @@ from vlprompt.estimator import artifact
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.files import write_text
 from vlprompt.methods.lengths import Lengths
-from vlprompt.reports.training import Run, write_report
+from vlprompt.reports.training import Run
 from vlprompt.training.tracking import tracked
 
 
@@ -45,31 +45,15 @@ def fit(
         start = time.perf_counter()
         settings = classifier.get_params() | {"data": dataset.name} | (classifier.settings or {})
         with tracked(track, beside / "logs", settings) as on_epoch:
-            classifier.fit_dataset(dataset, beside / artifact.CHECKPOINTS, on_epoch)
+            classifier.fit_dataset(dataset, beside / artifact.CHECKPOINTS, on_epoch, validate=True)
         seconds = time.perf_counter() - start
-        measured = {"test": classifier.evaluate(dataset.test)} if dataset.test else {}
-        classifier.save_into(beside, measured)
-        run = _run(classifier, measured, seconds)
-        title = f"{run.title} on {dataset.name}"
-        write_report(beside / "report.html", [run], title=title, dataset=dataset.name, command=command)
+        report = classifier.report_on(dataset.test, seconds)
+        classifier.save_into(beside, report.run.measured)
+        report.save(beside / "report.html", dataset=dataset.name, command=command)
         for name, text in (files or {}).items():
             write_text(beside / name, text)
         artifact.drop_checkpoints(beside)
-    return run
-
-
-def _run(classifier: PromptClassifier, measured: dict[str, dict[str, float]], seconds: float) -> Run:
-    method = classifier.method_
-    return Run(
-        method.title,
-        classifier.method,
-        classifier.seed,
-        measured,
-        classifier.history_,
-        method.lengths,
-        seconds,
-        classifier.classnames_,
-    )
+    return report.run
 
 
 def with_lengths(method: str, settings: Mapping[str, Any], lengths: Lengths) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 
-import vlprompt
 from vlprompt.files import MARK, write_text
 from vlprompt.reports.svg import DARK, LIGHT, color_variables
 
@@ -28,7 +28,7 @@ def write_page(path: Path, title: str, lead: str, sections: Iterable[str]) -> No
         UserError: the place cannot be written, or is full.
     """
     body = "\n".join(filter(None, sections))
-    fixed = {"mark": MARK, "style": STYLE, "version": vlprompt.__version__}
+    fixed = {"mark": MARK, "style": STYLE, "version": version("vlprompt")}
     page = PAGE.format(title=escape(title), lead=lead, body=body, **fixed)
     write_text(path, page)
 
@@ -99,7 +99,8 @@ def _cell(text: str) -> str:
 
 STYLE = (
     f"""
-:root {{ color-scheme: light dark; {color_variables(LIGHT)} }}
+:root {{ color-scheme: light dark; --bar: color-mix(in srgb, var(--blue) 30%, transparent);
+  {color_variables(LIGHT)} }}
 @media screen and (prefers-color-scheme: dark) {{
   :root {{ {color_variables(DARK)} }}
 }}
@@ -131,6 +132,17 @@ thead th { background: var(--tint); font-weight: 600; vertical-align: bottom; wh
 .blocks { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr));
   gap: 1.5rem 2rem; margin: 1.5rem 0; }
 td small { font-size: .75rem; color: var(--soft); }
+.meter { display: inline-block; min-width: 8rem; border-radius: .2rem; background-repeat: no-repeat;
+  background-image: linear-gradient(var(--bar), var(--bar));
+  background-size: calc((100% - 3.2rem) * var(--part)) 100%; }
+.thumbnails { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1.25rem 1rem;
+  margin: 1rem 0; padding: 0; list-style: none; font-size: .8rem; line-height: 1.35; }
+.thumbnails li { min-width: 0; overflow-wrap: anywhere; break-inside: avoid; }
+.thumbnails img { display: block; width: 7rem; height: 7rem; margin-bottom: .35rem; object-fit: contain;
+  object-position: left bottom; }
+.thumbnails .tiny { image-rendering: pixelated; }
+.thumbnails strong, .thumbnails small { display: block; }
+.thumbnails small { color: var(--soft); }
 details { margin: 1rem 0; }
 summary { cursor: pointer; }
 pre { padding: .75rem 1rem; overflow-x: auto; background: var(--tint); border-radius: .4rem; }

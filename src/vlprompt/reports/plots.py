@@ -23,6 +23,8 @@ History = Sequence[Mapping[str, Any]]
 """One record an epoch, as the training loop writes them: stage, loss and more."""
 Weights = Sequence[Sequence[float]]
 """softmax(alpha) of each layer and context length, (L, C+1)."""
+QUANTITIES = {"loss": "loss", "val_accuracy": "validation accuracy (%)"}
+"""What learning curves show: its key in a history, and its words."""
 
 
 def accuracy_bars(
@@ -50,17 +52,20 @@ def accuracy_bars(
     axes.set(xlim=(0, 114), ylim=(len(values) - 0.5, -0.5), xlabel="accuracy (%)")
     axes.set_xticks(range(0, 101, 20))
     axes.set_yticks(range(len(values)), list(values))
-    _quiet(axes)
+    quiet(axes)
     axes.tick_params(axis="y", length=0, labelsize=10, labelcolor=INK)
     axes.xaxis.grid(True, color=LINE, lw=0.8)
     return figure
 
 
-def learning_curves(histories: Mapping[str, Sequence[History]], colors: Mapping[str, str]) -> Figure:
-    """Loss of every epoch, stage after stage: a panel a method, a line a seed.
+def learning_curves(
+    histories: Mapping[str, Sequence[History]], colors: Mapping[str, str], quantity: str = "loss"
+) -> Figure:
+    """A quantity after every epoch, stage after stage: a panel a method, a line a seed.
 
     Args:
         histories: the history of each seed, by method.
+        quantity: ``loss`` or ``val_accuracy``; epochs without it are passed over.
     """
     columns = min(len(histories), 3)
     rows = -(-len(histories) // columns)
@@ -68,26 +73,25 @@ def learning_curves(histories: Mapping[str, Sequence[History]], colors: Mapping[
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (title, seeds) in zip(panels, histories.items(), strict=False):
         for history in seeds:
-            _loss_line(axes, history, colors[title])
+            _line(axes, history, quantity, colors[title])
         _mark_stages(axes, seeds[0])
         axes.set_title(title, fontsize=10, color=INK, loc="left", fontweight="bold", pad=18)
-        axes.set(xlabel="epoch", ylabel="loss")
+        axes.set(xlabel="epoch", ylabel=QUANTITIES[quantity])
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-        _quiet(axes)
+        quiet(axes)
         axes.yaxis.grid(True, color=LINE, lw=0.8)
     for axes in panels[len(histories) :]:
         axes.remove()
     return figure
 
 
-def _loss_line(axes: Axes, history: History, color: str) -> None:
+def _line(axes: Axes, history: History, quantity: str, color: str) -> None:
     """One seed; the line is broken between stages, as each starts with fresh prompts."""
-    start = 0
-    for _, records in groupby(history, key=lambda record: record["stage"]):
-        losses = [record["loss"] for record in records]
-        epochs = range(start + 1, start + len(losses) + 1)
-        axes.plot(epochs, losses, color=color, lw=1.6, marker="o" if len(losses) == 1 else "", ms=4)
-        start += len(losses)
+    numbered = enumerate(history, 1)
+    for _, records in groupby(numbered, key=lambda one: one[1]["stage"]):
+        points = [(epoch, record[quantity]) for epoch, record in records if quantity in record]
+        dots = len(points) == 1 or quantity != "loss"
+        axes.plot(*zip(*points, strict=True), color=color, lw=1.6, marker="o" if dots else "", ms=4)
 
 
 def _mark_stages(axes: Axes, history: History) -> None:
@@ -132,7 +136,7 @@ def few_shot_curves(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[floa
         axes.set_xscale("log", base=2)
         axes.set_xticks(shots, list(map(str, shots)))
         axes.xaxis.set_tick_params(labelbottom=True)
-        _quiet(axes)
+        quiet(axes)
         axes.yaxis.grid(True, color=LINE, lw=0.8)
     for axes in axes_of[len(panels) :]:
         axes.remove()
@@ -173,7 +177,7 @@ def alpha_heatmaps(alphas: Mapping[str, Weights], chosen: Mapping[str, Sequence[
         axes.set(xlabel="context length", ylabel="layer")
         axes.set_xticks(range(matrix.shape[1]))
         axes.set_yticks(range(len(matrix)), [str(n + 1) for n in range(len(matrix))])
-        _quiet(axes)
+        quiet(axes)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
     return figure
@@ -237,10 +241,10 @@ def _weights_over_epochs(axes: Axes, weights: np.ndarray) -> None:
             textcoords="offset points", va="center", color=LIGHT[color], fontsize=9, fontweight="bold",
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
-    _quiet(axes)
+    quiet(axes)
 
 
-def _quiet(axes: Axes) -> None:
+def quiet(axes: Axes) -> None:
     """Few lines, and colours that the page knows."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)

@@ -8,9 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from vlprompt.insight.outcome import Outcome
 from vlprompt.methods.lengths import Lengths
 from vlprompt.reports import plots
 from vlprompt.reports.lengths import agreement, alpha_curves, alpha_map, lengths_table
+from vlprompt.reports.outcome import outcome_sections
 from vlprompt.reports.page import code, details, figure, paragraph, section, table, write_page
 from vlprompt.reports.stats import duration, mean_std, number
 from vlprompt.reports.svg import inline_svg, method_colors
@@ -25,7 +27,7 @@ class Run:
         measured: metrics by what they were measured on, as in :func:`vlprompt.metrics.measure`; may be empty.
         history: one record an epoch; empty where nothing was trained in epochs.
         lengths: context length of every layer, where the method has them.
-        seconds: training time.
+        seconds: training time, where it is known.
     """
 
     title: str
@@ -34,7 +36,7 @@ class Run:
     measured: dict[str, dict[str, float]]
     history: list[dict[str, Any]]
     lengths: Lengths | None
-    seconds: float
+    seconds: float | None
     classnames: tuple[str, ...] = ()
 
 
@@ -42,13 +44,22 @@ Groups = dict[str, list[Run]]
 """The runs of each method by its title, one a seed."""
 
 
-def write_report(path: Path, runs: list[Run], *, title: str, dataset: str, command: str) -> None:
+def write_report(
+    path: Path,
+    runs: list[Run],
+    *,
+    title: str,
+    dataset: str,
+    command: str,
+    outcome: Outcome | None = None,
+) -> None:
     """Write the page; the file appears whole or not at all.
 
     Args:
         runs: one or more.
         dataset: name of the data.
         command: what made the runs.
+        outcome: of the first run, to show where it is wrong.
     """
     groups: Groups = {}
     for run in runs:
@@ -57,6 +68,7 @@ def write_report(path: Path, runs: list[Run], *, title: str, dataset: str, comma
     sections = [
         _accuracy(groups, colors),
         _table(groups),
+        *(outcome_sections(outcome) if outcome else ()),
         _learning(groups, colors),
         *(_searched(index, runs) for index, runs in enumerate(groups.values())),
         _origin(runs[0].classnames, dataset, command),
@@ -116,7 +128,7 @@ def _table(groups: Groups) -> str:
     parts = [table(head, rows, METRICS_CAPTION + (" Mean ± standard deviation." if several else ""))]
     if several:
         rows = [
-            [run.title, str(run.seed), *_metrics([run], split)[:-2], duration([run.seconds])]
+            [run.title, str(run.seed), *_metrics([run], split)[:-2], _seconds([run])]
             for runs in groups.values()
             for run in runs
             for split in splits
@@ -131,22 +143,39 @@ def _metrics(runs: Sequence[Run], split: str) -> list[str]:
     measured = [run.measured[split] for run in runs if split in run.measured]
     cells = [number([m[key] for m in measured], 2) if measured else "–" for key in METRICS.values()]
     images = f"{int(measured[0]['n']):,}" if measured else "–"
-    return [split or "–", *cells, images, str(len(runs)), duration([run.seconds for run in runs])]
+    return [split or "–", *cells, images, str(len(runs)), _seconds(runs)]
+
+
+def _seconds(runs: Sequence[Run]) -> str:
+    """Training time."""
+    return duration([run.seconds for run in runs if run.seconds is not None])
 
 
 def _learning(groups: Groups, colors: Mapping[str, str]) -> str:
-    """Loss over epochs of all methods that were trained in epochs."""
-    histories = {title: [r.history for r in runs if r.history] for title, runs in groups.items()}
-    histories = {title: seeds for title, seeds in histories.items() if seeds}
-    if not histories:
+    """Loss, and accuracy on validation images, over epochs of all methods that were trained in epochs."""
+    figures = [_curves(groups, colors, quantity) for quantity in plots.QUANTITIES]
+    return section("Learning curves", *figures) if any(figures) else ""
+
+
+def _curves(groups: Groups, colors: Mapping[str, str], quantity: str) -> str:
+    recorded = {
+        title: [r.history for r in runs if any(quantity in record for record in r.history)]
+        for title, runs in groups.items()
+    }
+    recorded = {title: seeds for title, seeds in recorded.items() if seeds}
+    if not recorded:
         return ""
-    ends = (f"{t} from {s[0][0]['loss']:.2f} to {s[0][-1]['loss']:.2f}" for t, s in histories.items())
-    svg = inline_svg(
-        plots.learning_curves(histories, colors), "learning", f"Loss over epochs: {', '.join(ends)}"
-    )
+    words, ends = plots.QUANTITIES[quantity], []
+    for title, seeds in recorded.items():
+        values = [record[quantity] for record in seeds[0] if quantity in record]
+        ends.append(f"{title} from {values[0]:.2f} to {values[-1]:.2f}")
+    alt = f"{words.capitalize()} over epochs: {', '.join(ends)}"
+    svg = inline_svg(plots.learning_curves(recorded, colors, quantity), f"learning-{quantity}", alt)
     caption = "Mean loss of every epoch, one stage after the other."
-    caption += " A line a seed." if any(len(seeds) > 1 for seeds in histories.values()) else ""
-    return section("Learning curves", figure(svg, caption))
+    if quantity != "loss":
+        caption = "Accuracy on the validation images, which most methods do not learn from."
+    caption += " A line a seed." if any(len(seeds) > 1 for seeds in recorded.values()) else ""
+    return figure(svg, caption)
 
 
 def _searched(index: int, runs: Sequence[Run]) -> str:
@@ -167,11 +196,10 @@ def _searched(index: int, runs: Sequence[Run]) -> str:
 
 def _origin(classnames: Sequence[str], dataset: str, command: str) -> str:
     """Where all this comes from."""
-    data, names = paragraph(f"Data: {dataset}."), ""
-    if classnames:
-        data = paragraph(f"Data: {dataset}, {len(classnames)} classes.")
-        names = details("Class names", paragraph(", ".join(classnames)))
-    return section("How this was made", data, names, code(command))
+    counted = f"{len(classnames)} classes" if classnames else ""
+    data = ", ".join(filter(None, [dataset, counted]))
+    names = details("Class names", paragraph(", ".join(classnames))) if classnames else ""
+    return section("How this was made", paragraph(f"Data: {data}."), names, code(command) if command else "")
 
 
 # What the parts are made of.

@@ -26,6 +26,7 @@ def fit(
     checkpoints: Path | None = None,
     show: bool = True,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    validation: ImageSet | None = None,
 ) -> list[EpochRecord]:
     """Train a method, one of its stages after the other.
 
@@ -34,6 +35,7 @@ def fit(
         checkpoints: folder for one file a stage; training goes on from what is there.
         show: progress bars.
         on_epoch: called with the record of every epoch as it ends; what it raises ends the training.
+        validation: images on which the accuracy is recorded after some epochs.
 
     Returns:
         One record an epoch.
@@ -51,7 +53,8 @@ def fit(
             torch.manual_seed(options.seed)
         stage.enter()
         seed = options.seed * 4 + 2 - (len(stages) - 1 - index)  # of its order and its draws, epoch by epoch
-        run = StageRun(stage, splits, options, seed, processes, checkpoints, show and processes.first)
+        show = show and processes.first
+        run = StageRun(stage, splits, options, seed, processes, checkpoints, show, validation)
         history += run.run(on_epoch)
         stage.method.finish()
     return history

@@ -16,11 +16,14 @@ from vlprompt.methods.base import Losses, Objective, Stage
 from vlprompt.progress import bar
 from vlprompt.training import checkpoint
 from vlprompt.training.imageset import ImageSet, shuffled_batches, steps_in_epoch
+from vlprompt.training.inputs import BATCH
 from vlprompt.training.options import TrainOptions
 from vlprompt.training.processes import Processes
 
 EpochRecord = dict[str, Any]
 """What the log keeps of one epoch: stage, epoch, lr, mean losses, seconds, the method's own."""
+LOOKS = 20
+"""How often in a stage the accuracy on validation images is taken at most; it costs time, too."""
 
 
 class StageRun:
@@ -29,6 +32,7 @@ class StageRun:
     Args:
         seed: of the order of its images and of what its losses draw.
         checkpoints: folder; ``None`` keeps nothing.
+        validation: images whose accuracy is recorded after some epochs, see :data:`LOOKS`.
     """
 
     def __init__(
@@ -40,9 +44,11 @@ class StageRun:
         processes: Processes,
         checkpoints: Path | None,
         show: bool,
+        validation: ImageSet | None = None,
     ):
         self.name, self.method, self.splits = stage.name, stage.method, splits
         self.options, self.seed, self.processes, self.show = options, seed, processes, show
+        self.validation = validation
         self.file = checkpoints / f"{self.name}.safetensors" if checkpoints else None
         self.objectives = self.method.objectives()
         self.epochs: int = self.method.settings.epochs if self.objectives else 0
@@ -97,7 +103,20 @@ class StageRun:
         seconds = time.perf_counter() - start
         rate = self.method.learning_rate(epoch, self.epochs)
         record = {"stage": self.name, "epoch": epoch, "lr": rate, **means, "seconds": seconds}
-        return record | self.method.epoch_record()
+        return record | self._looked(epoch) | self.method.epoch_record()
+
+    def _looked(self, epoch: int) -> dict[str, float]:
+        """Accuracy on the validation images in percent, after those epochs after which it is due."""
+        every = -(-self.epochs // LOOKS)
+        if self.validation is None or ((epoch + 1) % every and epoch + 1 < self.epochs):
+            return {}
+        self.method.eval()
+        labels = self.validation.labels
+        with torch.no_grad(), torch.random.fork_rng():  # the training goes on as if nobody had looked
+            predictor = self.method.predictor()
+            batches = torch.arange(len(labels)).split(BATCH)
+            guesses = [predictor(self.validation.images(b)).argmax(-1).cpu() for b in batches]
+        return {"val_accuracy": 100 * (torch.cat(guesses) == labels).double().mean().item()}
 
     def _streams(self, order: torch.Generator) -> dict[str, Iterator[Tensor]]:
         """Batches of positions: one pass over the training images, others as long as they are asked for."""
