@@ -542,6 +542,49 @@ def atprompt(case: Case) -> Iterator[Check]:
     yield from run(case, method, names)
 
 
+def promptkd(case: Case) -> Iterator[Check]:
+    c, classes = case.config, case["teacher_text_features"]
+    settings = {"temperature": c["TEMPERATURE"], "distill": c["KD_WEIGHT"]}
+    n_ctx, depth = c["N_CTX_VISION"], c["PROMPT_DEPTH_VISION"]
+    method = case.make("promptkd", **settings, n_ctx=n_ctx, depth=depth)
+    method.taught_by(classes)
+    names = vision_names(method)
+    for ours, theirs in {"linear1": 0, "norm": 1, "linear2": 3}.items():
+        for x in ("weight", "bias"):
+            names[f"VPT_image_trans.conv1.{theirs}.{x}"] = f"projector.{ours}.{x}"
+    for key in [key for key, t in case.tensors.items() if t.ndim == 4 and "conv1" in key]:
+        case.tensors[key] = case[key][..., 0, 0]  # a convolution of one pixel is a linear layer
+    set_parameters(case, method, names)
+    norm, stem, teacher = method.projector.norm, "VPT_image_trans.conv1.1.running_", case["teacher_logits"]
+
+    def restart() -> Batch:
+        norm.mean.copy_(case[f"buffer.{stem}mean"])
+        norm.variance.copy_(case[f"buffer.{stem}var"])
+        return case.batch()._replace(taught=lambda: teacher)
+
+    loss = method.loss(restart())["loss"]
+    loss.backward()
+    yield "loss", loss, case["loss"], OUTPUT
+    for theirs, ours in names.items():
+        gradient = method.get_parameter(ours).grad
+        if theirs in case.info["grad_zero"]:
+            least = GRADIENT * case["grad.VPT_image_trans.conv1.0.weight"].norm()
+            yield f"grad {ours} is zero", bool(gradient.norm() <= least), True, 0
+        else:
+            yield f"grad {ours}", gradient, case["grad." + theirs], GRADIENT
+    yield "running mean after it", norm.mean.clone(), case[f"buffer_after.{stem}mean"], OUTPUT
+    yield "running variance after it", norm.variance.clone(), case[f"buffer_after.{stem}var"], OUTPUT
+    images = method.image_features(restart().images).detach()
+    yield "image_features", images, case["image_features"], OUTPUT
+    yield "logits", method.logits(images, method.class_features()), case["logits"], OUTPUT
+    yield "teacher_logits", method.logits(case["teacher_image_features"], classes), teacher, OUTPUT
+    restart()
+    half = -(-len(case.classes) // 2)
+    for part, few in (("base", case.classes[:half]), ("new", case.classes[half:])):
+        method.eval().transfer(few)
+        yield f"logits_test_{part}", method(case["pixel_values"]), case[f"logits_test_{part}"], OUTPUT
+
+
 def clip_lora_steps(case: Case) -> Iterator[Check]:
     c, steps = case.config, case.info["steps"]
     method = case.make("clip_lora", rank=c["r"], alpha=c["alpha"], dropout=0.0)
@@ -584,6 +627,7 @@ CASES: dict[str, Callable[[Case], Iterator[Check]]] = {
     "clip_lora_steps": clip_lora_steps,
     "mmrl": mmrl,
     "coprompt": coprompt,
+    "promptkd": promptkd,
     **{f"atprompt{kind}": atprompt for kind in ("", "_1", "_3", "_split", "_maple", "_maple_1")},
 }
 

@@ -123,6 +123,9 @@ def test_published_numbers_stand_beside_ours_for_the_same_backbone_only() -> Non
     assert table[1][3:] == ["64.03 ± 1.51", "82.69", "63.22", "71.66"]
     assert ["PromptKD", "–", "–", "–", "86.96", "80.73", "83.73"] in table
     assert "Measured here: average over 2." in markdown_tables(base_to_new(PUBLISHED_MODEL))
+    own = [r | {"run": r["run"] | {"method": "tcp"}} for r in base_to_new(PUBLISHED_MODEL)]
+    tcp = [row for row in rows(markdown_tables(own)) if row[0] == "TCP" and len(row) == 7]
+    assert [row[3:] for row in tcp] == [["64.03 ± 1.51", "84.13", "75.36", "79.51"]]
     for other in (
         base_to_new(),
         base_to_new("openai/clip-vit-base-patch32"),

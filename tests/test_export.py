@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -36,8 +37,9 @@ SETTINGS = {
     "mmrl": {"width": 16},
     "coprompt": {"depth": 2},
     "atprompt": {},
+    "promptkd": {"depth": 2},
 }
-TWO_LAYERS = ("dpl", "maple", "tcp", "mma", "mmrl", "coprompt")
+TWO_LAYERS = ("dpl", "maple", "tcp", "mma", "mmrl", "coprompt", "promptkd")
 """Those with something in deeper layers."""
 
 
@@ -74,7 +76,11 @@ def two_layers(tmp_path_factory) -> str:
 def fit(method: str, model: str, names: tuple[str, ...] = NAMES) -> PromptClassifier:
     settings = SETTINGS.get(method, {})
     settings = settings if method in ("zeroshot", "tip", "linear") else settings | {"epochs": 1}
-    classifier = PromptClassifier(method, model, settings).fit(pictures(), list(names) * 2)
+    with TemporaryDirectory() as folder:  # what it learned from is not needed any more
+        if method == "promptkd":
+            settings = settings | {"teacher": f"{folder}/teacher"}
+            fit("zeroshot", model, names).save(f"{folder}/teacher")
+        classifier = PromptClassifier(method, model, settings).fit(pictures(), list(names) * 2)
     with torch.no_grad():  # as after a long training
         for parameter in classifier.method_.parameters():
             if parameter.is_floating_point() and parameter.requires_grad:

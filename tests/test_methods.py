@@ -31,10 +31,12 @@ from vlprompt.training.loop import fit
 from vlprompt.training.options import TrainOptions
 
 JOINED = ("dpl+kgcoop", "dpl+prograd", "dpl+promptsrc", "ivlp+kgcoop+prograd", "dpl+tcp", "mma+kgcoop")
-JOINED += ("maple+atprompt", "atprompt+kgcoop", "dpl+coprompt", "coop+coprompt")
+JOINED += ("maple+atprompt", "atprompt+kgcoop", "dpl+coprompt", "coop+coprompt", "dpl+mmrl", "coop+mmrl")
 EVERY = (*all_methods(), *JOINED)
 BOUND = ("linear", "taskres")
 """To the classes that were trained."""
+TAUGHT = ("promptkd",)
+"""By a teacher, of whose classes it knows no others."""
 QUICK = {"epochs": 1, "search_epochs": 1, "batch_size": 4}
 FEATURES = {"rtol": 0, "atol": 1e-12}
 
@@ -52,13 +54,17 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fitted(photos):
+def fitted(photos, tmp_path_factory):
     """Name -> classifier after one epoch, made once."""
     made = {}
 
     def get(name):
         if name not in made:
-            made[name] = PromptClassifier(name, settings=quick(name)).fit(*photos)
+            settings = quick(name)
+            if name in TAUGHT:
+                settings["teacher"] = str(tmp_path_factory.mktemp("teacher") / "zeroshot")
+                get("zeroshot").save(settings["teacher"])
+            made[name] = PromptClassifier(name, settings=settings).fit(*photos)
         return made[name]
 
     return get
@@ -92,6 +98,8 @@ PUBLISHED = {
     "atprompt": {"n_ctx": 2, "ctx_init": "", "lr": 0.002, "epochs": 100, "batch_size": 32} | SGD
     | {"attributes": ("color", "shape"), "attribute_lengths": (2,), "one_token": False},
     "mma": {"lr": 0.0015, "epochs": 5, "batch_size": 16, "start": 5, "width": 32, "scale": 0.001} | SGD,
+    "promptkd": {"lr": 0.005, "epochs": 20, "batch_size": 8, "n_ctx": 4, "depth": 9} | SGD
+    | {"distill": 1000.0, "temperature": 1.0},
     "dpl": {"lr": 0.0035, "epochs": 40, "search_epochs": 80, "batch_size": 4, "alpha_lr": 0.0035} | SGD
     | {"text_max": 6, "vision_max": 6},
 }  # fmt: skip
@@ -102,6 +110,7 @@ PRESETS = {
     ("mmrl", "few-shot"): {"batch_size": 32, "epochs": 50},
     ("mmrl", "cross-dataset"): {"batch_size": 32, "epochs": 1, "warmup": False, "regularization": 0.2},
     ("mmrl", "imagenet"): {"batch_size": 32, "epochs": 5},
+    ("promptkd", "cross-dataset"): {"depth": 3},
     ("coprompt", "released"): {"consistency": 1.0},
     ("atprompt", "cross-dataset"): {"epochs": 10, "n_ctx": 4, "attribute_lengths": (4,)},
     ("maple", "cross-dataset"): {"depth": 3},
@@ -175,7 +184,7 @@ def test_other_classes_by_their_names_alone(name, fitted, photos):
     classifier = copy.deepcopy(fitted(name))
     before = classifier.predict_proba(photos[0])
     others = ("apple", "blue square", "snow leopard", "jet_plane")
-    if name in BOUND:
+    if name in (*BOUND, *TAUGHT):
         with pytest.raises(UserError, match="the classes that it was trained on"):
             classifier.set_classes(others)
         assert np.array_equal(classifier.predict_proba(photos[0]), before)
@@ -488,6 +497,21 @@ def test_mmrl_adds_the_distances_to_frozen_clip():
     ]
     torch.testing.assert_close(method.loss(batch())["loss"], sum(terms), **FEATURES)
     assert all(term > 1e-6 for term in terms)
+
+
+def test_mmrl_is_not_put_where_other_tokens_stand():
+    for name in ("vpt+mmrl", "ivlp+mmrl", "maple+mmrl"):
+        with pytest.raises(UserError, match="would take the place of other deep or visual tokens") as error:
+            make(name)
+        assert "\n" not in str(error.value)
+    both, mmrl = make("coop+mmrl", width=16, n_ctx=2), make("mmrl", width=16)
+    assert (
+        both.text_prompt().context.shape == (2, 32) and both.loss(batch()).keys() == mmrl.loss(batch()).keys()
+    )
+    with torch.no_grad():
+        features = both.class_features()
+        both.ctx += torch.randn_like(both.ctx)
+        assert (both.class_features() - features).abs().max() > 1e-4, "the context plays no part"
 
 
 def test_coprompt_asks_for_another_view_and_a_drawn_sentence():

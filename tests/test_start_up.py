@@ -11,7 +11,7 @@ from vlprompt import PromptClassifier
 from vlprompt.cli.main import COMMANDS
 
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "accelerate", "kornia", "matplotlib", "huggingface_hub")
-WITH_TORCH = ("fit", "search")
+WITH_TORCH = ("fit", "distill", "search")
 """Their flags are the settings of a method, which stand in its file beside its parameters."""
 PROGRAM = """
 import json, sys

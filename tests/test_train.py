@@ -142,9 +142,11 @@ def test_killed_in_search_and_in_training_it_ends_with_the_same_bits(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize(
-    "name", ["coop", "promptsrc", "cocoop", "vpt", "prograd", "tcp", "clip_lora", "mma", "mmrl", "coprompt"]
-)
+RESUMED = ["coop", "promptsrc", "cocoop", "vpt", "prograd", "tcp", "clip_lora", "mma", "mmrl", "coprompt"]
+RESUMED += ["clip_adapter", "taskres", "atprompt", "maple+atprompt"]
+
+
+@pytest.mark.parametrize("name", RESUMED)
 def test_cut_off_in_the_middle_of_an_epoch_it_ends_with_the_same_bits(name, tmp_path):
     whole = train(name, epochs=4)[2]
     twice = name == "coprompt"  # it sees two views of each image

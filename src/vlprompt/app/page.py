@@ -187,7 +187,8 @@ def _photos() -> tuple[gr.Dropdown, gr.File, gr.Button, gr.Gallery, gr.Button]:
 
 def _training() -> tuple[gr.Dropdown, gr.Slider, gr.Button, gr.Button, gr.HTML, gr.Button, gr.DownloadButton]:
     """How to train, its progress, and keeping the outcome."""
-    methods = [(f"{m.title}: {m.learns}", name) for name, m in all_methods().items() if m.name != "zeroshot"]
+    able = {n: m for n, m in all_methods().items() if n != "zeroshot" and not m.requires}
+    methods = [(f"{m.title}: {m.learns}", name) for name, m in able.items()]
     with gr.Row():
         with gr.Column(scale=2):
             method = gr.Dropdown(methods, value=METHOD, label="Method", elem_id="method")

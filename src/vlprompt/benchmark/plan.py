@@ -24,7 +24,7 @@ from vlprompt.benchmark.suites import OWN, SUITES, Changes
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
-from vlprompt.estimator.fitting import augmentation
+from vlprompt.estimator.fitting import augmentation, check_required
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
 
@@ -88,7 +88,7 @@ def make_plan(choice: Choice, records: Sequence[Mapping[str, Any]], workers: int
     for protocol in dict.fromkeys(choice.protocols):
         for method in dict.fromkeys(choice.methods):
             made = list(_cells(choice, protocol, method, changes.get(method, {}), encoder))
-            problem = _refusal(made[0], encoder) if protocol in NEW_CLASSES and made else ""
+            problem = _refusal(made[0], encoder) if made else ""
             if problem:
                 left_out.append(f"{method} is left out of {protocol}: {problem}")
             else:
@@ -193,9 +193,13 @@ def _settings(cell: Cell) -> Any:
 
 
 def _refusal(cell: Cell, encoder: Encoder) -> str:
-    """Why a method cannot classify into classes that it was not trained on; "" where it can."""
-    method = get_method(cell.method, files=True)(encoder, ("cat", "dog"), _settings(cell))
+    """Why a method cannot be trained so, or not classify into classes that are new to it; "" where it can."""
+    kind, settings = get_method(cell.method, files=True), _settings(cell)
     try:
+        check_required(kind, settings)
+        if cell.protocol not in NEW_CLASSES:
+            return ""
+        method = kind(encoder, ("cat", "dog"), settings)
         method.transfer(("car", "plane", "ship"))
     except UserError as error:
         return str(error)

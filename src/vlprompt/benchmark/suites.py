@@ -72,6 +72,7 @@ _TOY: dict[str, Changes] = {
     "mmrl": {"lr": 0.002, "batch_size": 8, "start": 3},
     "mma": {"optimizer": "adamw", "lr": 0.001, "epochs": 10, "start": 2, "scale": 0.01},
     "clip_lora": {"lr": 0.002, "epochs": 10},
+    "promptkd": _PIXELS | {"batch_size": 8},
 }
 _LARGE_PIXELS: Changes = {"epochs": 4, "batch_size": 16}
 _TEXT = ("coop", "kgcoop", "prograd", "genpt", "atprompt", "tcp")
@@ -82,6 +83,7 @@ _LARGE: dict[str, Changes] = {n: {"epochs": 10} for n in (*_TEXT, "taskres", "cl
     "maple": _LARGE_PIXELS,
     "promptsrc": _LARGE_PIXELS | {"gpa_mean": 4.0, "gpa_std": 1.0},
     "coprompt": _LARGE_PIXELS,
+    "promptkd": _LARGE_PIXELS,
     **{n: {"epochs": 3, "batch_size": 16} for n in ("mmrl", "mma", "clip_lora")},
     "dpl": _LARGE_PIXELS,
 }
@@ -110,6 +112,7 @@ IMAGENET_SETTINGS: dict[str, Changes] = {
     "taskres@flowers102": {"alpha": 1.0},
     "mma@imagenet": {"batch_size": 128},
     "mmrl@eurosat": {"width": 2048, "regularization": 0.01},
+    **{f"promptkd@{name}": {"distill": 200.0} for name in ("fgvcaircraft", "flowers102", "dtd")},
     **{f"mmrl@{name}": {"regularization": weight} for name, weight in MMRL_WEIGHTS.items()},
     **{f"atprompt@{name}": {"attributes": words} for name, words in ATTRIBUTES.items()},
 }

@@ -15,6 +15,7 @@ from vlprompt.errors import UserError
 
 COMMANDS = {
     "fit": "Train a classifier on labelled images.",
+    "distill": "Train a small classifier to answer as a larger one, on images without labels.",
     "search": "Find the context length of every layer.",
     "predict": "Predict the classes of images.",
     "evaluate": "Measure a classifier on labelled images.",
@@ -31,7 +32,7 @@ COMMANDS = {
     "toy": "Train the built-in backbone again.",
 }
 """What each command does; it is the function of its name in the file of its name."""
-PARSE_THEMSELVES = ("fit", "search")
+PARSE_THEMSELVES = ("fit", "distill", "search")
 """Commands whose flags depend on the method."""
 
 

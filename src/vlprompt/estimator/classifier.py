@@ -30,6 +30,7 @@ from vlprompt.estimator.fitting import (
     augmentation,
     check_classnames,
     check_parameters,
+    check_required,
     check_templates,
     choose_frozen_precision,
     set_aside,
@@ -38,6 +39,7 @@ from vlprompt.estimator.fitting import (
 from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
 from vlprompt.estimator.prediction import predict_logits
+from vlprompt.estimator.teacher import Teacher, unlabelled
 from vlprompt.insight.explain import Explanation, explain
 from vlprompt.insight.outcome import Outcome
 from vlprompt.methods import get_method
@@ -121,7 +123,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
     def fit(
         self,
         X: Sequence[ImageSource],  # noqa: N803
-        y: Sequence[Any],
+        y: Sequence[Any] | None = None,
         X_val: Sequence[ImageSource] | None = None,  # noqa: N803
         y_val: Sequence[Any] | None = None,
         on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -129,12 +131,15 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         """Learn from images and labels (N,), which are class names or have them by ``class_names``.
 
         The accuracy on ``X_val`` is recorded in ``history_``. Without, a method that learns on validation
-        images gets the last few of each class.
+        images gets the last few of each class. A method that learns from a teacher takes images alone: the
+        classes are the teacher's.
         ``on_epoch`` is called with the record of every epoch as it ends.
 
         Raises:
             UserError: see the message.
         """
+        if y is None:
+            return self._distill(X, on_epoch)
         if (X_val is None) != (y_val is None):
             raise UserError("validation images and labels go together: give both X_val and y_val, or neither")
         y = y if isinstance(y, np.ndarray) else list(y)  # an iterator would be empty the second time
@@ -147,6 +152,16 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         self.fit_dataset(dataset, on_epoch=on_epoch, validate=bool(val))
         self.classes_ = classes
         return self
+
+    def _distill(
+        self,
+        X: Sequence[ImageSource],  # noqa: N803
+        on_epoch: Callable[[EpochRecord], None] | None,
+    ) -> PromptClassifier:
+        teacher = (self.settings or {}).get("teacher")
+        if not teacher:
+            raise UserError("images without labels need a teacher: give y, or a method and settings with one")
+        return self.fit_dataset(unlabelled(X, teacher), on_epoch=on_epoch)
 
     def fit_dataset(
         self,
@@ -175,6 +190,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             choose_frozen_precision(method, self.precision, images, self.verbose)
             dataset = self._held_out(dataset)
             splits = self._splits(dataset, validate)
+            if type(method).taught_by is not Method.taught_by:
+                splits["train"] = self._taught(splits["train"], dataset)
             validation = splits.get("val") if validate else None
             if type(method).see is not Method.see:
                 features = image_features(method.encoder, [i.image for i in dataset.train], self.verbose)
@@ -196,6 +213,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
     def _start(self, kind: type[Method], dataset: Dataset) -> None:
         """The untrained method for a data set's classes."""
         settings = settings_for(kind, dataset, kind.preset(self.preset) | (self.settings or {}))
+        check_required(kind, settings)
         check_templates(dataset.templates)
         encoder = Encoder(load_backbone(self.model, pick_device(self.device)))
         torch.manual_seed(self._options().seed)
@@ -219,6 +237,16 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         made = f"{dataset.name}, {augment}, {self.views} views"
         made += ", frozen in bfloat16" if encoder.frozen_dtype else ""
         return {name: dataclasses.replace(split, made=made) for name, split in splits.items()}
+
+    def _taught(self, split: ImageSet, dataset: Dataset) -> ImageSet:
+        """With a teacher's answers; the method gets its class features."""
+        method = self.method_
+        teacher = Teacher(method.settings.teacher, dataset.classnames, dataset.templates, self.device)
+        method.taught_by(teacher.classes())
+        images, backbone = [item.image for item in dataset.train], method.encoder.backbone
+        fixed = augmentation(self.augment, self.model) == "none"
+        taught = teacher.answers(images, backbone, fixed, self.verbose)
+        return dataclasses.replace(split, taught=taught, made=f"{split.made}, taught by {teacher.digest}")
 
     def _options(self) -> TrainOptions:
         return TrainOptions(

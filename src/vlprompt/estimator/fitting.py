@@ -41,6 +41,20 @@ def settings_for(kind: type[Method], dataset: Dataset, changes: dict[str, Any]) 
     return kind.settings_for(len(dataset.train) // len(dataset.classnames), **changes)
 
 
+def check_required(kind: type[Method], settings: Any) -> None:
+    """Refuse settings that lack what the method cannot be trained without.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in kind.requires:
+        if not getattr(settings, name):
+            raise UserError(
+                f"method '{kind.name}' cannot be trained without a {name}: give the setting '{name}' "
+                f"('vlprompt fit --method {kind.name} --help' says what it is)"
+            )
+
+
 PARAMETERS = {
     "method": str,
     "model": str,

@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     ``images`` are pixels (B, 3, H, W) or, where no visual prompt is learned, image features (B, E);
     ``frozen`` gives the image features (B, E) without prompts, where they are constants, and ``below``
     the hidden states that enter a vision layer below which nothing is prompted. ``other`` gives the images
-    again, augmented anew where they are augmented.
+    again, augmented anew where they are augmented; ``taught`` a teacher's logits (B, K) of these images.
     """
 
     images: Tensor
@@ -66,6 +66,7 @@ class Batch(NamedTuple):
     frozen: Callable[[], Tensor] | None = None
     below: Callable[[int], Tensor] | None = None
     other: Callable[[], Tensor] | None = None
+    taught: Callable[[], Tensor] | None = None
 
 
 class Outputs(NamedTuple):
@@ -146,6 +147,8 @@ class Method(nn.Module):
     """What this method adds to the cross-entropy, for the prompts of any other (``dpl+kgcoop``)."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Other published settings, by name: what differs from the defaults."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Settings that have no default: it cannot be trained without them."""
     retired: ClassVar[frozenset[str]] = frozenset()
     """Settings that older versions saved and that what was learned does not need."""
     _trained: _State | None = None
@@ -193,6 +196,9 @@ class Method(nn.Module):
 
     def see(self, features: Tensor, labels: Tensor) -> None:
         """Called before training where overridden: frozen image features (N, E) and labels (N,)."""
+
+    def taught_by(self, classes: Tensor) -> None:
+        """Called before training where overridden: class features (K, T) of the teacher in the settings."""
 
     # What follows.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlprompt.engine.prompt import Prompt
+from vlprompt.errors import UserError
 from vlprompt.methods import base
-from vlprompt.methods.base import Batch, Losses, Method
+from vlprompt.methods.base import Batch, Losses, Method, Outputs
 from vlprompt.methods.deep import later_layer
 from vlprompt.methods.kgcoop import distance
 from vlprompt.methods.rows import random_tokens
@@ -26,19 +27,9 @@ from vlprompt.typed import BatchSize, Between, Epochs, Rate, Share
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(base.Settings):
-    """MMRL, base-to-new."""
+class Added:
+    """What representation tokens add to the settings of any prompts."""
 
-    optimizer: Literal["sgd", "adamw", "adam"] = "adamw"
-    """AdamW as published, or another"""
-    lr: Rate = 0.001
-    """learning rate"""
-    epochs: Epochs = 10
-    """passes over the training images"""
-    batch_size: BatchSize = 4
-    """images a step"""
-    warmup: bool = True
-    """whether the first epoch runs at 1e-5"""
     n_tokens: Annotated[int, Between(1, 512)] = 5
     """representation tokens"""
     width: Annotated[int, Between(1, 65_536)] = 512
@@ -51,20 +42,15 @@ class Settings(base.Settings):
     """weight of the distances to frozen CLIP; published by data set, from 0.01 to 7"""
 
 
-class MMRL(Method):
-    """MMRL: tokens mapped from a shared space into each upper layer; two image features (section 3)."""
+class Representation(Method):
+    """Tokens mapped from a shared space into each upper layer; two image features (section 3)."""
 
-    name, title, paper, year = "mmrl", "MMRL", "2503.08497", 2025
-    learns = "tokens of a shared space, their maps into the upper layers, and a second image projection"
-    Settings = Settings
-    presets = {  # noqa: RUF012
-        "few-shot": {"batch_size": 32, "epochs": 50},
-        "cross-dataset": {"batch_size": 32, "epochs": 1, "warmup": False, "regularization": 0.2},
-        "imagenet": {"batch_size": 32, "epochs": 5},
-    }
+    Settings = Added
 
     def build(self) -> None:
         """Tokens (n, R), a map R -> D for each layer, all alike at the start, a projection (D, E)."""
+        super().build()
+        self._check_places()
         s, backbone = self.settings, self.encoder.backbone
         counts = len(backbone.text_layers), len(backbone.vision_layers)
         self.first = later_layer(s.start, min(counts), "text or vision")
@@ -82,6 +68,19 @@ class MMRL(Method):
         self.known = nn.Parameter(known, requires_grad=False)
         self.trained: set[str] = set()
 
+    def _check_places(self) -> None:
+        """Refuse other prompts whose tokens stand where these are to stand.
+
+        Raises:
+            UserError: deep tokens, or visual tokens.
+        """
+        text, vision = super().text_prompt() or Prompt(), super().vision_prompt() or Prompt()
+        if text.deep or vision.deep or vision.context is not None:
+            raise UserError(
+                f"method '{self.name}': MMRL's tokens would take the place of other deep or visual tokens: "
+                "add it to a text context or to prompts inside layers, as in coop+mmrl or dpl+mmrl"
+            )
+
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Frozen features of the new classes, and which of them were trained."""
         before = self.classnames
@@ -98,14 +97,15 @@ class MMRL(Method):
 
     def text_prompt(self) -> Prompt:
         """Inserted after the start token at their first layer, replaced at each further one."""
-        return self._deep(self.to_text)
+        place = self.encoder.backbone.starts, 0
+        return replace(super().text_prompt() or Prompt(), deep=self._deep(self.to_text), place=place)
 
     def vision_prompt(self) -> Prompt:
         """The same after the patches."""
-        return self._deep(self.to_vision)
+        return replace(super().vision_prompt() or Prompt(), deep=self._deep(self.to_vision))
 
-    def _deep(self, maps: nn.ModuleList) -> Prompt:
-        return Prompt(deep=[None] * (self.first - 1) + [f(self.tokens) for f in maps])
+    def _deep(self, maps: nn.ModuleList) -> list[Tensor | None]:
+        return [None] * (self.first - 1) + [f(self.tokens) for f in maps]
 
     def image_features(self, images: Tensor, below: Callable[[int], Tensor] | None = None) -> Tensor:
         """The class token's feature and that of the representation tokens, (B, 2, E)."""
@@ -124,7 +124,9 @@ class MMRL(Method):
         """
         if image_features.ndim == 2:
             return super().logits(image_features, class_features)
-        by_class, by_tokens = (super(MMRL, self).logits(f, class_features) for f in image_features.unbind(1))
+        by_class, by_tokens = (
+            super(Representation, self).logits(f, class_features) for f in image_features.unbind(1)
+        )
         alpha = self.settings.alpha
         return alpha * by_class + (1 - alpha) * by_tokens if self.mixes else by_class
 
@@ -132,13 +134,45 @@ class MMRL(Method):
         """alpha CE + (1 - alpha) CE of the tokens + lambda (1 - cos) of images and of classes (eq. 12)."""
         s, classes = self.settings, self.class_features()
         images, by_tokens = self.image_features(batch.images, batch.below).unbind(1)  # (B, E)
+        logits = self.logits(images, classes)  # (B, K)
         terms = {
-            "ce": s.alpha * F.cross_entropy(self.logits(images, classes), batch.labels),
+            "ce": s.alpha * F.cross_entropy(logits, batch.labels),
             "ce_tokens": (1 - s.alpha) * F.cross_entropy(self.logits(by_tokens, classes), batch.labels),
             "image": s.regularization * distance(images, self.frozen_images(batch)),
             "text": s.regularization * distance(classes, self.frozen_classes),
         }
+        terms |= self.terms(Outputs(batch, images, classes, logits))
         return {"loss": self.total(terms)} | terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Added, base.Settings):
+    """MMRL, base-to-new."""
+
+    optimizer: Literal["sgd", "adamw", "adam"] = "adamw"
+    """AdamW as published, or another"""
+    lr: Rate = 0.001
+    """learning rate"""
+    epochs: Epochs = 10
+    """passes over the training images"""
+    batch_size: BatchSize = 4
+    """images a step"""
+    warmup: bool = True
+    """whether the first epoch runs at 1e-5"""
+
+
+class MMRL(Representation):
+    """MMRL: representation tokens in both branches."""
+
+    name, title, paper, year = "mmrl", "MMRL", "2503.08497", 2025
+    learns = "tokens of a shared space, their maps into the upper layers, and a second image projection"
+    Settings = Settings
+    added = Representation
+    presets = {  # noqa: RUF012
+        "few-shot": {"batch_size": 32, "epochs": 50},
+        "cross-dataset": {"batch_size": 32, "epochs": 1, "warmup": False, "regularization": 0.2},
+        "imagenet": {"batch_size": 32, "epochs": 5},
+    }
 
     def learning_rate(self, at: float, epochs: int) -> float:
         """The field's schedule, or the cosine alone."""

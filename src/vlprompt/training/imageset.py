@@ -22,6 +22,7 @@ class ImageSet:
         frozen: positions (b,) -> image features (b, E) without prompts, where the pixels do not change.
         below: positions (b,) and a vision layer -> the hidden states (b, T, D) that enter it without
             prompts, where the pixels do not change.
+        taught: positions (b,) and their images -> a teacher's logits (b, K).
         made: where they come from and how they are prepared; a checkpoint must agree on it.
     """
 
@@ -29,14 +30,16 @@ class ImageSet:
     labels: Tensor
     frozen: Callable[[Tensor], Tensor] | None = None
     below: Callable[[Tensor, int], Tensor] | None = None
+    taught: Callable[[Tensor, Tensor], Tensor] | None = None
     made: str = ""
 
     def batch(self, positions: Tensor, device: torch.device) -> Batch:
         """The images and labels at some positions."""
         frozen = None if self.frozen is None else partial(self.frozen, positions)
         below = None if self.below is None else partial(self.below, positions)
-        labels = self.labels[positions].to(device)
-        return Batch(self.images(positions), labels, frozen, below, partial(self.images, positions))
+        images, labels = self.images(positions), self.labels[positions].to(device)
+        taught = None if self.taught is None else partial(self.taught, positions, images)
+        return Batch(images, labels, frozen, below, partial(self.images, positions), taught)
 
 
 def shuffled_batches(count: int, size: int, order: torch.Generator, endless: bool) -> Iterator[Tensor]:
