@@ -71,4 +71,4 @@ def distill(argv: Sequence[str]) -> None:
     run = job.fit(classifier, dataset, options.out, command=command, force=options.force)
     result = {"out": str(options.out), "classes": len(dataset.classnames), "images": len(dataset.train)}
     if artifact.first_process():
-        show(result | {"seconds": round(run.seconds, 1)}, options.json)
+        show(result | {"seconds": round(run.seconds or 0, 1)}, options.json)
