@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
@@ -79,6 +80,8 @@ def _plain(result: Searched) -> dict[str, object]:
         "lengths": asdict(result.lengths),
         "seconds": [round(f.seconds, 1) for f in found],
         "steps": [f.steps for f in found],
+        "agreement": [f.agreement for f in found],
+        "curve": [f.curve[0] if f.curve else [] for f in found],
         "accuracy": result.accuracy,
         "out": str(result.out),
         "report": str(result.report),
@@ -90,11 +93,34 @@ def _print(result: Searched) -> None:
     for seed, one in result.found.items():
         show_lengths(one.lengths, f"Searched lengths, seed {seed}")
         console.print(f"{len(one.history)} epochs, {one.steps} steps, {one.seconds:.0f} s")
+        if one.curve:
+            console.print(_curve(*one.curve))
+        if one.agreement is not None:
+            console.print(_halves(one.agreement, one.decided))
     if len(result.found) > 1:
         show_lengths(lengths, f"Mean of {len(result.found)} seeds, with the share of them that found it")
     if accuracy:
         console.print(_compared(accuracy))
     console.print(f"lengths in {result.out}, report in {result.report}", markup=False)
+
+
+def _curve(points: Sequence[Mapping[str, Any]], chosen: int) -> Table:
+    """Accuracy on validation images by number of tokens."""
+    table = Table("tokens", "searched", "even", "random", "text layers", "vision layers")
+    table.title = "Validation accuracy by size, when the size was chosen"
+    table.caption = "chosen: the smallest whose loss is within one standard error of the best"
+    for index, point in enumerate(points):
+        accuracies = [point["accuracy"], fmean(point["even"]), fmean(point["random"])]
+        lengths = [" ".join(map(str, point[branch])) for branch in ("text", "vision")]
+        mark = " chosen" if index == chosen else ""
+        table.add_row(f"{point['tokens']}{mark}", *(f"{a:.1f}" for a in accuracies), *lengths)
+    return table
+
+
+def _halves(agreement: float, decided: bool) -> str:
+    """How far halves of the images agree, in words."""
+    line = f"halves of the images agree about the layers with a correlation of {agreement:.2f}"
+    return line if decided else f"{line}: nothing is to be decided, tokens are spread evenly"
 
 
 def _compared(accuracy: dict[str, Any]) -> Table:

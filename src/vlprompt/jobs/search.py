@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from vlprompt.dataset import Dataset
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.files import check_targets
+from vlprompt.methods.dpl.gates import AGREEMENT
 from vlprompt.methods.dpl.settings import Settings
 from vlprompt.methods.lengths import Lengths, averaged, random_lengths, uniform_lengths
+from vlprompt.reports.sizes import curve_of
 from vlprompt.reports.training import Run, write_report
 
 
@@ -37,6 +39,22 @@ class Found:
     history: list[dict[str, Any]]
     seconds: float
     steps: int
+
+    @property
+    def curve(self) -> tuple[Sequence[Mapping[str, Any]], int] | None:
+        """The sizes of a search that chose one (:mod:`vlprompt.methods.dpl.path`), and which it chose."""
+        points, chosen = curve_of(self.history)
+        return (points, chosen) if points else None
+
+    @property
+    def agreement(self) -> float | None:
+        """Correlation of halves of the images about the layers, where the search by gates measured it."""
+        return self.history[-1].get("agreement") if self.history else None
+
+    @property
+    def decided(self) -> bool:
+        """Whether tokens went where the halves wanted them; evenly otherwise."""
+        return self.agreement is None or self.agreement >= AGREEMENT
 
 
 @dataclass(frozen=True)

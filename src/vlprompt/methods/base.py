@@ -9,7 +9,7 @@ Shapes: B images, K classes, E joint width, n context length, D width of a branc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -343,6 +343,15 @@ class Method(nn.Module):
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called when epoch ``epoch`` (from 0) of ``epochs`` has ended."""
+
+    def check(self, validation: Callable[[], Iterator[Batch]], share: float) -> dict[str, Any]:
+        """Called after every epoch where there are validation images, without gradients: what to log.
+
+        Args:
+            validation: gives all of them, batch after batch.
+            share: of the training that is done.
+        """
+        return {}
 
     def finish(self) -> None:
         """Called when all stages have ended."""

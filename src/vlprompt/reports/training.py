@@ -14,6 +14,7 @@ from vlprompt.reports import plots
 from vlprompt.reports.lengths import agreement, alpha_curves, alpha_map, lengths_table
 from vlprompt.reports.outcome import outcome_sections
 from vlprompt.reports.page import code, details, figure, paragraph, section, table, write_page
+from vlprompt.reports.sizes import curve_of, size_curve
 from vlprompt.reports.stats import duration, mean_std, number
 from vlprompt.reports.svg import inline_svg, method_colors
 
@@ -182,6 +183,9 @@ def _searched(index: int, runs: Sequence[Run]) -> str:
     """Lengths of every layer, and the alphas that they come from, of one method."""
     lengths = {r.seed: r.lengths for r in runs if r.lengths and (r.lengths.text or r.lengths.vision)}
     parts = [lengths_table(lengths), agreement(lengths)] if lengths else []
+    for number_of, run in enumerate(runs):
+        points, chosen = curve_of(run.history)
+        parts += [size_curve(100 * index + number_of, points, chosen)] if points else []
     searched = [(r, alphas) for r in runs if r.lengths and (alphas := _alphas(r))]
     if searched:
         run, alphas = searched[0]

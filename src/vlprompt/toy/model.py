@@ -29,6 +29,7 @@ class Size:
         text_width, vision_width: of the hidden states, multiples of :data:`HEAD`.
         epochs: passes over the pictures in training.
         precision: of the training's matrix products; what is committed is float16.
+        teacher: the built-in backbone whose features it learns as well; None for the captions alone.
     """
 
     layers: int
@@ -36,12 +37,16 @@ class Size:
     vision_width: int
     epochs: int
     precision: Literal["float32", "bfloat16"]
+    teacher: str | None = None
 
 
 SIZES = {
     "toy": Size(4, 128, 160, epochs=3, precision="float32"),
-    "toy-deep": Size(12, 64, 96, epochs=3, precision="bfloat16"),
+    "toy-deep": Size(12, 64, 96, epochs=3, precision="bfloat16", teacher="toy"),
 }
+HERE = Path(__file__).parent
+BUILT_IN = {"toy": HERE / "backbone", "toy-deep": HERE / "backbone-deep"}
+"""Folder of each committed one."""
 
 
 def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:

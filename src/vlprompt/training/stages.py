@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlprompt.errors import UserError
-from vlprompt.methods.base import Losses, Objective, Stage
+from vlprompt.methods.base import Batch, Losses, Objective, Stage
 from vlprompt.progress import bar
 from vlprompt.training import checkpoint
 from vlprompt.training.imageset import ImageSet, shuffled_batches, steps_in_epoch
@@ -103,7 +103,8 @@ class StageRun:
         seconds = time.perf_counter() - start
         rate = self.method.learning_rate(epoch, self.epochs)
         record = {"stage": self.name, "epoch": epoch, "lr": rate, **means, "seconds": seconds}
-        return record | self._looked(epoch) | self.method.epoch_record()
+        record |= self._looked(epoch) | self._checked((epoch + 1) / self.epochs)
+        return record | self.method.epoch_record()
 
     def _looked(self, epoch: int) -> dict[str, float]:
         """Accuracy on the validation images in percent, after those epochs after which it is due."""
@@ -117,6 +118,20 @@ class StageRun:
             batches = torch.arange(len(labels)).split(BATCH)
             guesses = [predictor(self.validation.images(b)).argmax(-1).cpu() for b in batches]
         return {"val_accuracy": 100 * (torch.cat(guesses) == labels).double().mean().item()}
+
+    def _checked(self, share: float) -> dict[str, Any]:
+        """What the method says of the validation images, when a share of the training is done."""
+        if "val" not in self.splits:
+            return {}
+        self.method.eval()
+        with torch.no_grad(), self.processes.accelerator.autocast():
+            return self.method.check(self._val_batches, share)
+
+    def _val_batches(self) -> Iterator[Batch]:
+        """All validation images, in order."""
+        split, device = self.splits["val"], self.method.encoder.backbone.device
+        every = torch.arange(len(split.labels))
+        return (split.batch(part, device) for part in every.split(self.method.settings.batch_size))
 
     def _streams(self, order: torch.Generator) -> dict[str, Iterator[Tensor]]:
         """Batches of positions: one pass over the training images, others as long as they are asked for."""

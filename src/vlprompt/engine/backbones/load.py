@@ -19,6 +19,7 @@ from vlprompt.engine.backbones.protocol import Backbone
 from vlprompt.engine.backbones.siglip import SiglipBackbone
 from vlprompt.engine.backbones.weights import read_weights
 from vlprompt.errors import UserError
+from vlprompt.toy.model import BUILT_IN
 
 FAMILIES: dict[str, type[Backbone]] = {
     "clip": CLIPBackbone,
@@ -27,9 +28,6 @@ FAMILIES: dict[str, type[Backbone]] = {
 }
 """The family of each ``model_type`` that a config.json may name."""
 
-TOY = Path(__file__).parents[2] / "toy"
-BUILT_IN = {"toy": TOY / "backbone", "toy-deep": TOY / "backbone-deep"}
-"""Folder of each built-in backbone."""
 SMALLEST_VOCABULARY = 256
 """A byte-level tokenizer has a token for every byte."""
 

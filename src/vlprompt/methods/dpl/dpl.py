@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vlprompt.engine.packing import Row, context_slot
 from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.methods.base import Losses, Method, Outputs, Stage
+from vlprompt.methods.dpl import path
 from vlprompt.methods.dpl.gates import Gates
 from vlprompt.methods.dpl.settings import PAPER, RETIRED, Settings
 from vlprompt.methods.dpl.supernet import Supernet
@@ -85,8 +86,9 @@ class DPL(Method):
 
     @property
     def needs_validation(self) -> bool:
-        """The published search learns its alphas on validation images."""
-        return self.searches and self.settings.search == "alphas"
+        """The published search learns its alphas on validation images, ``auto`` chooses the size by them."""
+        s = self.settings
+        return self.searches and (s.search == "alphas" or s.budget == "auto")
 
     @property
     def trains(self) -> bool:
@@ -143,11 +145,22 @@ class DPL(Method):
         if self.gates is not None:
             self.gates.after_epoch(epoch, epochs)
 
+    def check(self, validation: path.Validation, share: float) -> dict[str, Any]:
+        """When a good half is done, decide how many tokens there will be, where that is open."""
+        gates = self.gates
+        if gates is None or gates.budget or share < path.MIDDLE:
+            return {}
+        points, chosen = path.measure(self, gates, len(self.text_prompts), validation)
+        gates.choose(gates.sizes[chosen])
+        return {"path": points, "chosen": chosen}
+
     def epoch_record(self) -> dict[str, Any]:
-        """Open tokens of every layer, while they are searched."""
-        lengths = self.lengths if self.gates is not None else None
-        opened = {"lengths": {"text": lengths.text, "vision": lengths.vision}} if lengths else {}
-        return super().epoch_record() | opened
+        """Open tokens of every layer and how far halves of the images agree, while lengths are searched."""
+        gates, lengths = self.gates, self.lengths
+        if gates is None or lengths is None:
+            return super().epoch_record()
+        opened = {"lengths": {"text": lengths.text, "vision": lengths.vision}}
+        return super().epoch_record() | opened | {"agreement": gates.agreement}
 
     def finish(self) -> None:
         """Closed tokens go for good."""

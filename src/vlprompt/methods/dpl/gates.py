@@ -7,6 +7,13 @@ anyway. It is noisy, so it is averaged over steps; and it says little about toke
 other, so they go a few at a time, with training between, as ranks do in AdaLoRA (arXiv 2303.10512). The sign
 is left out: a batch of a few images that would do without a token says little (docs/methods.md).
 
+Whether there is anything to decide is asked as well: the even steps of an epoch and the odd ones see other
+images. Where they do not agree on what the layers are worth, tokens go evenly.
+
+Without a budget the number of tokens is open too: after the beginning, step after step has another of a few
+sizes, each the most useful tokens so far, as in slimmable networks (arXiv 1903.05134), until one is chosen
+(:mod:`vlprompt.methods.dpl.path`).
+
 Shapes: L layers of both branches, text first; C longest context.
 """
 
@@ -19,6 +26,10 @@ MEMORY = 0.95
 """Of the running mean of worth, a step."""
 BEGIN, END = 0.1, 0.6
 """Shares of training between which tokens go."""
+SIZES = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 12)
+"""Shares of the longest everywhere that are tried where no budget is given."""
+AGREEMENT = 0.3
+"""Least correlation between halves of the images about the layers, for their places to be decided."""
 
 
 class Gates(nn.Module):
@@ -26,27 +37,54 @@ class Gates(nn.Module):
 
     Args:
         longest: (L,) longest context of each layer.
-        budget: number of tokens to be left at the most.
+        budget: number of tokens to be left at the most; ``None`` leaves it to :meth:`choose`.
         portions: (L, C) whole numbers; tokens of one number open and close together. By default each token
             is a portion: this is what makes another search space.
     """
 
-    def __init__(self, longest: Tensor, budget: int, portions: Tensor | None = None):
+    def __init__(self, longest: Tensor, budget: int | None, portions: Tensor | None = None):
         super().__init__()
-        width = int(longest.max()) if len(longest) else 0
-        every = torch.arange(width, device=longest.device) < longest[:, None]  # (L, C)
-        self.budget, self.full = budget, int(every.sum())
-        self.probe = nn.Parameter(torch.zeros(every.shape, device=longest.device))
+        device, width = longest.device, int(longest.max()) if len(longest) else 0
+        every = torch.arange(width, device=device) < longest[:, None]  # (L, C)
+        self.every, self.full = every, int(every.sum())
+        self.sizes = sorted({min(max(round(share * self.full), 1), self.full) for share in SIZES})
+        self.probe = nn.Parameter(torch.zeros(every.shape, device=device))
         """Log of the gates of open tokens: never moved, its gradient is what is read."""
-        each = torch.arange(every.numel(), device=longest.device).view(every.shape)
-        self.portions = each if portions is None else portions.to(longest.device)
+        each = torch.arange(every.numel(), device=device).view(every.shape)
+        self.free = portions is None
+        self.portions = each if portions is None else portions.to(device)
         self.open: Tensor
         self.worth: Tensor
         self.clock: Tensor
+        self.size: Tensor
+        self.halves: Tensor
+        self.agreed: Tensor
         self.register_buffer("open", every)
         self.register_buffer("worth", torch.zeros_like(self.probe))
         self.register_buffer("clock", torch.zeros(3, dtype=torch.long))
         """Steps in this epoch, steps an epoch has, epochs done."""
+        self.register_buffer("size", torch.tensor(0 if budget is None else budget))
+        """The budget, 0 until it is chosen."""
+        self.register_buffer("halves", torch.zeros(2, len(longest), device=device))
+        """Sums over this epoch's even and odd steps of the mean worth of each layer's tokens."""
+        self.register_buffer("agreed", torch.zeros(2))
+        """Sum of the correlations of halves, and how many."""
+
+    @property
+    def budget(self) -> int:
+        """Number of tokens to be left, 0 where that is not decided yet."""
+        return int(self.size)
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean correlation of halves of the images about the layers; ``None`` in the first epoch."""
+        total, count = self.agreed.tolist()
+        return total / count if count else None
+
+    @property
+    def decides(self) -> bool:
+        """Whether tokens are placed by worth; evenly otherwise."""
+        return not self.free or self.agreement is None or self.agreement >= AGREEMENT
 
     def log_gates(self, layer: int, count: int) -> Tensor:
         """(count,) of one layer: 0 where open, -inf where closed."""
@@ -59,37 +97,69 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def after_step(self, epochs: int) -> None:
-        """Read the gradient of the probe, then close what is due."""
+        """Read the gradient of the probe, then open and close what is due."""
         if self.probe.grad is None:
             return
-        worth = self.probe.grad.abs()  # (L, C)
-        worth = worth / worth.sum().clamp(min=1e-30)  # losses and their scales differ from step to step
-        self.worth.lerp_(worth, 1 - MEMORY)
+        self._read(self.probe.grad)
         self.probe.grad = None
         self.clock[0] += 1
         step, an_epoch, done = self.clock.tolist()
         if an_epoch:  # known when the first epoch has ended
-            self._close((done + step / an_epoch) / epochs)
+            self._follow((done + step / an_epoch) / epochs, step)
 
-    def finish(self) -> None:
-        """Keep to the budget, whatever was learned."""
-        self._close(1.0)
+    def _read(self, gradient: Tensor) -> None:
+        """Remember a step's gradient (L, C); losses and their scales differ from step to step."""
+        count = self.open.sum().clamp(min=1)
+        worth = gradient.abs() * count / gradient.abs().sum().clamp(min=1e-30)
+        self.worth = torch.where(self.open, self.worth.lerp(worth, 1 - MEMORY), self.worth)
+        self.halves[int(self.clock[0]) % 2] += worth.sum(-1) / self.open.sum(-1).clamp(min=1)
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """The first epoch tells how many steps there are; the last leaves no token above the budget."""
+        both = self.halves[:, (self.halves > 0).all(0)]  # (2, layers with tokens)
+        if both.shape[1] > 2:
+            correlation = torch.corrcoef(both)[0, 1]
+            self.agreed[0] += correlation.nan_to_num()
+            self.agreed[1] += 1
+        self.halves.zero_()
         self.clock.copy_(torch.tensor([0, int(self.clock[0]), epoch + 1]))
-        self._close((epoch + 1) / epochs)
+        self._follow((epoch + 1) / epochs, 0)
 
-    def _close(self, share: float) -> None:
-        """Close the least useful portions, as many as are due at a share of training: a cubic schedule."""
-        left = min(max((END - share) / (END - BEGIN), 0.0), 1.0)
-        wanted = round(self.budget + (self.full - self.budget) * left**3)
-        places = torch.arange(self.open.shape[1], device=self.worth.device)
-        even = self.worth - 1e-30 * places  # of equal worth, the last places of every layer go first
-        portions = self.portions[self.open]  # (open tokens,)
-        ids, owner, sizes = portions.unique(return_inverse=True, return_counts=True)
-        score = torch.zeros(len(ids), device=even.device).index_add(0, owner, even[self.open]) / sizes
-        for index in score.argsort().tolist():
-            if int(self.open.sum()) <= wanted:
-                return
-            self.open &= self.portions != ids[index]
+    def finish(self) -> None:
+        """Keep to the budget, whatever was learned."""
+        self._follow(1.0, 0)
+
+    def choose(self, size: int) -> None:
+        """Decide the number of tokens: the most useful ones stay."""
+        self.size.fill_(size)
+        self.open = self.best(size, self.every)
+
+    def _follow(self, share: float, step: int) -> None:
+        """Open what the schedule wants at a share of training: cubic towards a budget, or one size a step."""
+        if self.budget:
+            left = min(max((END - share) / (END - BEGIN), 0.0), 1.0)
+            wanted = round(self.budget + (self.full - self.budget) * left**3)
+            self.open = self.best(wanted, self.open)
+        elif share > BEGIN:
+            self.open = self.best(self.sizes[step % len(self.sizes)], self.every)
+
+    def best(self, size: int, among: Tensor) -> Tensor:
+        """The ``size`` most useful tokens of some, (L, C) bool; where nothing is decided, spread evenly.
+
+        Args:
+            among: (L, C) bool.
+        """
+        places = torch.arange(among.shape[1], device=among.device)
+        score = self.worth - 1e-30 * places  # of equal worth, the last places of every layer go first
+        if not self.decides:
+            rank = score.where(among, -torch.inf).argsort(-1, descending=True).argsort(-1)  # (L, C)
+            score = score / (1 + self.worth.max()) - rank
+        ids, owner, sizes = self.portions[among].unique(return_inverse=True, return_counts=True)
+        mean = torch.zeros(len(ids), device=among.device).index_add(0, owner, score[among]) / sizes
+        kept, left = among.clone(), int(among.sum())
+        for index in mean.argsort().tolist():
+            if left <= size:
+                break
+            kept &= self.portions != ids[index]
+            left -= int(sizes[index])
+        return kept

@@ -23,9 +23,10 @@ class Settings(base.Settings):
     search: Literal["gates", "alphas"] = "gates"
     """gates: start with the longest contexts, close the least useful tokens while training. alphas: the
     published supernet, a stage before training"""
-    budget: Annotated[float, Between(0, 1_000_000)] = 1 / 3
+    budget: Literal["auto"] | Annotated[float, Between(0, 1_000_000)] = 1 / 3
     """context tokens in all layers of both branches: up to 1 a share of the longest everywhere, above 1 their
-    number; for gates"""
+    number; auto: the smallest size as good as the best on validation images, within one standard error; for
+    gates"""
     fresh: bool = False
     """train new prompts with the lengths that the gates found, instead of keeping those of the search"""
     text_max: Annotated[int, Between(0, 100)] = 6
@@ -50,13 +51,15 @@ class Settings(base.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.budget > 1 and self.budget != int(self.budget):
+        if self.budget != "auto" and self.budget > 1 and self.budget != int(self.budget):
             raise UserError(f"budget {self.budget:g}: give a share up to 1, or a whole number of tokens")
         if not (self.text_lengths or self.vision_lengths or self.text_max or self.vision_max):
             raise UserError("text_max 0 and vision_max 0: there is nothing to search, raise one of them")
 
-    def tokens(self, room: int) -> int:
-        """The budget as a number of tokens, at least one and at most ``room``."""
+    def tokens(self, room: int) -> int | None:
+        """The budget as a number of tokens, at least one and at most ``room``; ``None`` for auto."""
+        if self.budget == "auto":
+            return None
         wanted = self.budget * room if self.budget <= 1 else self.budget
         return min(max(round(wanted), 1), room)
 
