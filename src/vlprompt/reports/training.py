@@ -184,8 +184,8 @@ def _searched(index: int, runs: Sequence[Run]) -> str:
     lengths = {r.seed: r.lengths for r in runs if r.lengths and (r.lengths.text or r.lengths.vision)}
     parts = [lengths_table(lengths), agreement(lengths)] if lengths else []
     for number_of, run in enumerate(runs):
-        points, chosen = curve_of(run.history)
-        parts += [size_curve(100 * index + number_of, points, chosen)] if points else []
+        points, size = curve_of(run.history)
+        parts += [size_curve(100 * index + number_of, points, size)] if points else []
     searched = [(r, alphas) for r in runs if r.lengths and (alphas := _alphas(r))]
     if searched:
         run, alphas = searched[0]
