@@ -126,7 +126,11 @@ def test_search_prints_and_draws_the_curve(tmp_path, capsys):
     assert "chosen" in printed and "searched" in printed and "correlation" in printed
     total = Lengths.load(tmp_path / "lengths.json").total
     page = (tmp_path / "lengths.html").read_text()
-    assert ">Accuracy by number of tokens<" in page and ">1 tokens " in page and "the smallest whose loss" in page
+    assert (
+        ">Accuracy by number of tokens<" in page
+        and ">1 tokens " in page
+        and "the smallest whose loss" in page
+    )
     assert vlprompt(*words, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert total in [point["tokens"] for point in answer["curve"][0]]
