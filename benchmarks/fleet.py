@@ -26,7 +26,7 @@ from vlprompt.methods.dpl.tokens import text_tokens
 from vlprompt.methods.lengths import Lengths
 from vlprompt.methods.rows import random_tokens
 from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
-from vlprompt.training.inputs import plain_pixels
+from vlprompt.training.pixels import plain_pixels
 
 LONGEST, BATCH = 6, 4
 

@@ -16,7 +16,7 @@ from vlprompt.benchmark.results import read_results
 from vlprompt.benchmark.standings import standings, to_take, verdict
 from vlprompt.dataset import Dataset, Encoded, Item
 from vlprompt.estimator.classifier import PromptClassifier
-from vlprompt.training.inputs import image_features
+from vlprompt.training.frozen import image_features
 
 COMPARED = ("--methods", "zeroshot,coop", "--seeds", "1", "2", "--shots", 2, "--set", "coop.epochs=2")
 

@@ -22,7 +22,7 @@ from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.files import whole_file
-from vlprompt.training.inputs import image_features, view_features
+from vlprompt.training.frozen import image_features, view_features
 
 SHARE = 256
 """Images that one process encodes before it looks for others."""

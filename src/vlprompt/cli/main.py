@@ -25,6 +25,7 @@ COMMANDS = {
     "methods": "List the methods.",
     "words": "Show what a learned context looks like in words.",
     "data": "Check which of the benchmark's data sets are there.",
+    "cache": "Show or clear what is kept on disk.",
     "export": "Write a classifier as ONNX or as a transformers folder.",
     "serve": "Serve a classifier over HTTP.",
     "app": "Open a page to try and train classifiers.",

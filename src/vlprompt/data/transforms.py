@@ -53,20 +53,20 @@ Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels."""
 
 
-def random_box(width: int, height: int) -> Box:
-    """A crop as torchvision's ``RandomResizedCrop`` draws it, from torch's generator.
+def random_box(width: int, height: int, generator: torch.Generator | None = None) -> Box:
+    """A crop as torchvision's ``RandomResizedCrop`` draws it, from this generator or torch's own.
 
     The area is uniform in ``SCALE``, the log of the aspect ratio in that of ``RATIO``; ten tries, then the
     largest centred crop within the ratios.
     """
     low, high = map(math.log, RATIO)
     for _ in range(10):
-        area = width * height * torch.empty(1).uniform_(*SCALE).item()
-        ratio = math.exp(torch.empty(1).uniform_(low, high).item())
+        area = width * height * torch.empty(1).uniform_(*SCALE, generator=generator).item()
+        ratio = math.exp(torch.empty(1).uniform_(low, high, generator=generator).item())
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            top = int(torch.randint(height - h + 1, (1,)))
-            left = int(torch.randint(width - w + 1, (1,)))
+            top = int(torch.randint(height - h + 1, (1,), generator=generator))
+            left = int(torch.randint(width - w + 1, (1,), generator=generator))
             return left, top, left + w, top + h
     w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
     left, top = (width - w) // 2, (height - h) // 2
@@ -106,18 +106,36 @@ class TrainTransform:
         augment: Augmentation = "crop+flip",
     ):
         self.size, self.augment = size, augment
-        self.affine = _affine() if augment == "gentle" else None
+        self.affine: Any = _affine() if augment == "gentle" else None
         self.mean, self.std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
 
-    def __call__(self, images: Sequence[Tensor]) -> Tensor:
-        """uint8 images (3, H, W) of any sizes -> (B, 3, size, size); drawn in order, made in parallel."""
+    def __call__(self, images: Sequence[Tensor], seeds: Sequence[int] = ()) -> Tensor:
+        """uint8 images (3, H, W) of any sizes -> (B, 3, size, size); drawn in order, made in parallel.
+
+        Args:
+            seeds: one an image, which decides alone what is drawn for it; otherwise torch's generator does.
+        """
+        each: Sequence[int | None] = seeds or [None] * len(images)
         drawn = []
-        for image in images:
+        for image, seed in zip(images, each, strict=True):
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
             height, width = image.shape[1:]
-            box = (0, 0, width, height) if self.augment == "gentle" else random_box(width, height)
-            drawn.append((image, box, self.augment == "crop+flip" and bool(torch.rand(1) < 0.5)))
+            box = (0, 0, width, height) if self.augment == "gentle" else random_box(width, height, generator)
+            mirrored = self.augment == "crop+flip" and bool(torch.rand(1, generator=generator) < 0.5)
+            drawn.append((image, box, mirrored))
         made = in_parallel(lambda one: resized(*one, self.size), drawn)
         pixels = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 255  # (B, 3, s, s)
         if self.affine is not None:
-            pixels = self.affine(pixels).clamp(0, 1)
+            pixels = self._moved(pixels, seeds).clamp(0, 1)
         return (pixels - self.mean) / self.std
+
+    def _moved(self, pixels: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Pictures (B, 3, s, s) a little moved; kornia draws from torch's own generator."""
+        if not seeds:
+            return self.affine(pixels)
+        with torch.random.fork_rng([]):
+            return torch.cat([self._seeded(seed, one) for seed, one in zip(seeds, pixels, strict=True)])
+
+    def _seeded(self, seed: int, image: Tensor) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        return self.affine(image[None])

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vlprompt.engine.attention import AttentionPrompt, Pack, heads, upcast
+from vlprompt.engine.features import FeatureStore
 from vlprompt.engine.packing import Plan, Row
 from vlprompt.engine.prompt import Beside, KeyValue, Prompt
 from vlprompt.errors import UserError
@@ -57,6 +58,7 @@ class Encoder:
     def __init__(self, backbone: Backbone, memory: int | None = None):
         self.backbone = backbone
         self.memory = memory
+        self.store = FeatureStore.of(backbone)
         self.frozen_dtype: torch.dtype | None = None
         """in which images without prompts are computed, if not as all else; features stay float32"""
         self._kept: dict[Any, Tensor] = {}
@@ -117,9 +119,7 @@ class Encoder:
             (K, E), or (B, K, E) where each of B rows has a prompt of its own.
         """
         if prompt is None or prompt.empty:
-            return self._constant(
-                lambda: self._encode_pack(rows, Prompt(), normalize), tuple(rows), normalize
-            )
+            return self._constant(lambda: self._frozen_text(rows, normalize), tuple(rows), normalize)
         chunks = self._chunks(rows, prompt)
         if len(chunks) == 1:
             return self._encode_pack(rows, prompt, normalize)
@@ -145,6 +145,17 @@ class Encoder:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[key] = make()
         return self._kept[key]
+
+    def _frozen_text(self, rows: Sequence[Row], normalize: bool) -> Tensor:
+        """Class features without a prompt, from the store where they are there."""
+        store = None if torch.is_autocast_enabled(self.backbone.device.type) else self.store
+        key = f"text|{normalize}|{list(rows)}"
+        features = None if store is None else store.get(key)
+        if features is None:
+            features = self._encode_pack(rows, Prompt(), normalize)
+            if store is not None:
+                store.put(key, features)
+        return features
 
     def _encode_pack(self, rows: Sequence[Row], prompt: Prompt, normalize: bool) -> Tensor:
         """Class features of sequences in one pack."""

@@ -30,24 +30,15 @@ def worth_trying(encoder: Encoder) -> bool:
     return backbone.dtype == torch.float32 and parameters >= WORTH and has_bfloat16(backbone.device)
 
 
-@torch.no_grad()
-def change(encoder: Encoder, pixels: Tensor, classes: Tensor) -> tuple[float, int]:
+def change(exact: Tensor, rough: Tensor, classes: Tensor) -> tuple[float, int]:
     """What bfloat16 does to image features.
 
     Args:
-        pixels: (B, 3, H, W).
+        exact, rough: features (B, E) of the same images in float32 and with bfloat16.
         classes: class features (K, E) to predict with.
 
     Returns:
-        The smallest cosine between an image's features in both precisions, and how many of the B
-        predictions are others.
+        The smallest cosine between an image's two features, and how many of the B predictions are others.
     """
-    before = encoder.frozen_dtype
-    features = []
-    for dtype in (None, torch.bfloat16):
-        encoder.frozen_dtype = dtype
-        features.append(encoder.encode_image(pixels))  # (B, E)
-    encoder.frozen_dtype = before
-    exact, rough = features
     others = (exact @ classes.mT).argmax(-1) != (rough @ classes.mT).argmax(-1)
     return float(F.cosine_similarity(exact, rough).min()), int(others.sum())

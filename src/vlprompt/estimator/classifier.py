@@ -20,7 +20,7 @@ from torch import Tensor
 
 import vlprompt
 from vlprompt.dataset import Dataset, ImageSource, Item
-from vlprompt.engine.backbones.load import load_backbone
+from vlprompt.engine.backbones.load import shared_backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
@@ -44,10 +44,12 @@ from vlprompt.insight.explain import Explanation, explain
 from vlprompt.insight.outcome import Outcome
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
+from vlprompt.training.frozen import image_features
 from vlprompt.training.imageset import ImageSet
-from vlprompt.training.inputs import Augment, image_features, make_image_set, plain_pixels
+from vlprompt.training.inputs import Augment, make_image_set
 from vlprompt.training.loop import fit
 from vlprompt.training.options import TrainOptions
+from vlprompt.training.pixels import plain_pixels
 from vlprompt.training.stages import EpochRecord
 
 if TYPE_CHECKING:
@@ -215,7 +217,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         settings = settings_for(kind, dataset, kind.preset(self.preset) | (self.settings or {}))
         check_required(kind, settings)
         check_templates(dataset.templates)
-        encoder = Encoder(load_backbone(self.model, pick_device(self.device)))
+        encoder = Encoder(shared_backbone(self.model, pick_device(self.device)))
         torch.manual_seed(self._options().seed)
         self.method_ = kind(encoder, dataset.classnames, settings, dataset.templates)
         self.classnames_ = tuple(dataset.classnames)
@@ -234,7 +236,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         splits = {"train": make_image_set(encoder, train, augment, self.views, frozen, self.verbose)}
         if (needs_val or validate) and val:  # without, the training says so
             splits["val"] = make_image_set(encoder, val, "none", frozen=frozen, show=self.verbose)
-        made = f"{dataset.name}, {augment}, {self.views} views"
+        made = f"{dataset.name}, {augment}, {self.views} numbered views"
         made += ", frozen in bfloat16" if encoder.frozen_dtype else ""
         return {name: dataclasses.replace(split, made=made) for name, split in splits.items()}
 

@@ -16,7 +16,8 @@ from vlprompt.errors import UserError
 from vlprompt.methods.base import Method
 from vlprompt.methods.templates import template_features
 from vlprompt.progress import say
-from vlprompt.training.inputs import Augment, plain_pixels
+from vlprompt.training.frozen import image_features
+from vlprompt.training.inputs import Augment
 from vlprompt.typed import Between, checked
 
 VALIDATION = 4
@@ -129,15 +130,16 @@ def choose_frozen_precision(
         encoder.frozen_dtype = torch.bfloat16
     if precision != "auto" or method.has_visual_prompts or not images or not worth_trying(encoder):
         return
-    pixels = plain_pixels(encoder, images[:FIRST])(torch.arange(len(images[:FIRST])))
     classes = template_features(encoder, method.classnames, method.templates)  # (K, E)
-    cosine, others = change(encoder, pixels, classes)
+    features = []
+    for encoder.frozen_dtype in (None, torch.bfloat16):
+        features.append(image_features(encoder, images[:FIRST]))  # (B, E)
+    cosine, others = change(features[0], features[1], classes)
     stands = cosine >= STANDS
-    if stands:
-        encoder.frozen_dtype = torch.bfloat16
+    encoder.frozen_dtype = torch.bfloat16 if stands else None
     if show:
         say(
             f"{'bfloat16' if stands else 'float32'} for what is frozen: in bfloat16 the features of "
-            f"{len(pixels)} images have a cosine of {cosine:.5f} or more with those in float32, and "
+            f"{len(features[0])} images have a cosine of {cosine:.5f} or more with those in float32, and "
             f"{others} zero-shot predictions are others"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vlprompt.engine.backbones.hub import COMMIT
-from vlprompt.engine.backbones.load import former_digest, load_backbone
+from vlprompt.engine.backbones.load import former_digest, shared_backbone
 from vlprompt.engine.backbones.protocol import Backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
@@ -107,7 +107,7 @@ def same_backbone(folder: Path, made_with: BackboneConfig, model: str, device: s
     """
     expected = made_with.get("digest") or made_with["revision"]
     try:
-        backbone = load_backbone(model, pick_device(device))
+        backbone = shared_backbone(model, pick_device(device))
     except UserError as error:
         raise UserError(
             f"classifier '{folder}' needs the backbone '{made_with['name']}' (weights {expected}): {error}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from vlprompt.dataset import ImageSource
 from vlprompt.methods.base import Method
 from vlprompt.progress import track
-from vlprompt.training.inputs import BATCH, ahead, known_features, plain_pixels
+from vlprompt.training.frozen import image_features
+from vlprompt.training.pixels import BATCH, ahead, in_batches, plain_pixels
 
 
 @torch.no_grad()
@@ -18,11 +19,11 @@ def predict_logits(method: Method, images: Sequence[ImageSource], show: bool = F
     """Logits (N, K) of images, on the CPU; their softmax are the probabilities."""
     if not images:
         return torch.empty(0, len(method.classnames), dtype=torch.double)
-    predictor, draw = method.predictor(), plain_pixels(method.encoder, images)
-    known = None if method.has_visual_prompts else known_features(method.encoder, images)
-    if known is not None:
-        return torch.cat([predictor(rows).cpu() for rows in known.split(BATCH)]).double()
-    batches = torch.arange(len(images)).split(BATCH)
-    drawn = track(ahead(draw, batches), "predict", len(batches), show)
-    done = [predictor(pixels).cpu() for pixels in drawn]
-    return torch.cat(done).double()
+    predictor = method.predictor()
+    if method.has_visual_prompts:
+        batches = in_batches(len(images))
+        drawn = ahead(plain_pixels(method.encoder, images), batches)
+        inputs: Iterable[Tensor] = track(drawn, "predict", len(batches), show)
+    else:
+        inputs = image_features(method.encoder, images, show).split(BATCH)
+    return torch.cat([predictor(some).cpu() for some in inputs]).double()

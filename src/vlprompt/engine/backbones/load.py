@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ FAMILIES: dict[str, type[Backbone]] = {
 
 SMALLEST_VOCABULARY = 256
 """A byte-level tokenizer has a token for every byte."""
+_SHARED: dict[str, Backbone] = {}
+_LOADING = Lock()
 
 
 def load_backbone(
@@ -45,6 +48,27 @@ def load_backbone(
         UserError: nothing there, no network, weights that cannot be used, or not a known family.
     """
     folder, commit = _folder(name)
+    return _load(name, folder, commit, device, dtype)
+
+
+def shared_backbone(name: str, device: torch.device) -> Backbone:
+    """:func:`load_backbone`, but the one of before while it is asked for again and its files are the same.
+
+    Nobody may change it.
+    """
+    folder, commit = _folder(name)
+    files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir() if f.is_file())
+    key = repr((name, folder, commit, device, files))
+    with _LOADING:
+        if key not in _SHARED:
+            _SHARED.clear()  # before the next is loaded: two may be too many for the memory
+            _SHARED[key] = _load(name, folder, commit, device, torch.float32)
+        return _SHARED[key]
+
+
+def _load(
+    name: str, folder: Path, commit: str | None, device: str | torch.device, dtype: torch.dtype
+) -> Backbone:
     config = _config(name, folder)
     tensors, digest = read_weights(folder, name)
     family = FAMILIES[config.model_type]
