@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import vlprompt
 from vlprompt.cache import ArrayCache
 from vlprompt.files import cache_home
 
@@ -43,7 +42,7 @@ class FeatureStore:
         self.cache = ArrayCache(folder, "<f4", LIMIT) if folder else None
         self.width, self.device = backbone.joint_width, backbone.device
         self.backbone = _digest(
-            *(FORMAT, vlprompt.__version__, *map(version, LIBRARIES), _hardware(backbone.device)),
+            *(FORMAT, *map(version, LIBRARIES), _hardware(backbone.device)),
             *(type(backbone).__name__, backbone.digest, str(backbone.dtype)),
             _described(backbone.model.config),  # not all that it decides is in the weights
         )
@@ -55,7 +54,7 @@ class FeatureStore:
 
         Nothing is known of the code of a family of the user's own.
         """
-        ours = type(backbone).__module__.startswith(f"{vlprompt.__name__}.")
+        ours = type(backbone).__module__.startswith("vlprompt.")
         if not ours or not backbone.digest or backbone.dtype == torch.float64:
             return None
         if sum(p.numel() for p in backbone.model.parameters()) < WORTH:
