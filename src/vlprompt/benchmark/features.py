@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlprompt.data.transforms import Augmentation
 from vlprompt.dataset import Dataset, Encoded, ImageSource, Item
-from vlprompt.engine.backbones.load import load_backbone
+from vlprompt.engine.backbones.load import shared_backbone
 from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
 from vlprompt.files import whole_file
@@ -108,7 +108,7 @@ def _taken(items: Iterator[Item], count: int) -> Iterator[Item]:
 
 @lru_cache(maxsize=1)
 def _encoder(model: str) -> Encoder:
-    return Encoder(load_backbone(model, pick_device("auto")))
+    return Encoder(shared_backbone(model, pick_device("auto")))
 
 
 def shared_rows(
