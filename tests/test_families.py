@@ -25,6 +25,7 @@ from vlprompt.engine.backbones.load import BUILT_IN, load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch
+from vlprompt.methods.registry import all_methods
 
 NAMES = ("cat", "a school bus", "sunflower")
 CLOSE = {"rtol": 0, "atol": 1e-10}
@@ -221,11 +222,31 @@ def test_dpl_search(siglip, pixels):
     agree(method.image_features(pixels), vision(model, pixels, candidates=mixture), learned)
 
 
-@pytest.mark.parametrize("family", WRITERS)
-@pytest.mark.parametrize("name", ["coop", "maple", "vpt", "promptsrc", "tip", "dpl"])
+def test_mmrl(siglip, pixels):
+    method = made("mmrl", siglip, start=2, n_tokens=3, width=8)
+    branch = siglip.backbone.model.vision_model
+    x = branch.embeddings(pixels)
+    patches = x.shape[1]
+    for index, block in enumerate(branch.encoder.layers):
+        if index >= method.first:
+            tokens = method.to_vision[index - method.first](method.tokens)
+            x = torch.cat([x[:, :patches], tokens.expand(len(x), -1, -1)], 1)
+        x = plain.layer(block, x, None, None)
+    x = branch.post_layernorm(x)
+    theirs = torch.stack([branch.head(x[:, :patches]), x[:, patches:].mean(1) @ method.projection], 1)
+    learned = [method.tokens, method.projection, *method.to_vision.parameters()]
+    agree(method.image_features(pixels), F.normalize(theirs, dim=-1), learned)
+
+
+EVERY = [(name, "siglip") for name in all_methods()]
+SOME = [(name, "metaclip_2") for name in ("coop", "maple", "vpt", "promptsrc", "tip", "dpl")]
+
+
+@pytest.mark.parametrize(("name", "family"), EVERY + SOME)
 def test_methods_train_and_are_kept(name, family, folders, tmp_path):
-    settings = {"epochs": 1, "batch_size": 4} | ({"search_epochs": 1} if name == "dpl" else {})
-    settings |= {"n_ctx": 2} if name == "coop" else {}
+    known = get_method(name).Settings.__dataclass_fields__
+    small = {"epochs": 1, "batch_size": 4, "search_epochs": 1, "ctx_init": "", "n_ctx": 2}
+    settings = {key: value for key, value in small.items() if key in known}
     task = data.few_shot(data.load("toy:shapes"), 4, 1)
     images, names = zip(*[(i.image, f"c{i.label}") for i in task.train if i.label < 3], strict=True)
     classifier = PromptClassifier(name, str(folders[family]), settings, templates=("a {}",), device="cpu")

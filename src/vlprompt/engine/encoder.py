@@ -215,13 +215,13 @@ class Encoder:
         below: Callable[[int], Tensor] | None = None,
         tokens: int = 0,
     ) -> Tensor:
-        """What the last vision layer gives of the class token and of the last ``tokens`` prompt tokens.
+        """What the last vision layer gives where it is read, and of the last ``tokens`` prompt tokens.
 
         Args:
             pixels, prompt, below: as in :meth:`encode_image`.
 
         Returns:
-            (B, 1 + tokens, D).
+            (B, R + tokens, D), with R the backbone's ``read_tokens``.
         """
         prompt, layers = prompt or Prompt(), self.backbone.vision_layers
         first = min(prompt.first, len(layers) - 1)
@@ -299,7 +299,7 @@ class Encoder:
 
         Returns:
             Hidden states of what is read in the end, and the plan in the end: the last token of each of the
-            plan's S suffixes (B, S, D), or the class token and prompt tokens (B, 1 + tokens, D).
+            plan's S suffixes (B, S, D), or what is read of images and prompt tokens (B, R + tokens, D).
         """
         for index in range(first, len(layers)):
             layer = layers[index]

@@ -110,8 +110,8 @@ class Representation(Method):
     def image_features(self, images: Tensor, below: Callable[[int], Tensor] | None = None) -> Tensor:
         """The class token's feature and that of the representation tokens, (B, 2, E)."""
         backbone, n = self.encoder.backbone, self.settings.n_tokens
-        states = self.encoder.image_states(images, self.vision_prompt(), below, n)  # (B, 1 + n, D)
-        mean = backbone.norm_vision(states[:, 1:]).mean(1)  # (B, D)
+        states = self.encoder.image_states(images, self.vision_prompt(), below, n)  # (B, R + n, D)
+        mean = backbone.norm_vision(states[:, -n:]).mean(1)  # (B, D)
         both = backbone.finish_vision(states), (mean @ self.projection.to(mean.dtype))
         return F.normalize(torch.stack(both, 1), dim=-1)
 
