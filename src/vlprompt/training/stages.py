@@ -16,8 +16,8 @@ from vlprompt.methods.base import Batch, Losses, Objective, Stage
 from vlprompt.progress import bar
 from vlprompt.training import checkpoint
 from vlprompt.training.imageset import ImageSet, shuffled_batches, steps_in_epoch
-from vlprompt.training.inputs import BATCH
 from vlprompt.training.options import TrainOptions
+from vlprompt.training.pixels import BATCH
 from vlprompt.training.processes import Processes
 
 EpochRecord = dict[str, Any]
