@@ -111,25 +111,32 @@ def layer_operations(
 
 
 def text_operations(
-    method: Method | None, rows: Sequence[Row], prompts: int = 0, backward: bool = True
+    method: Method | None, rows: Sequence[Row], prompts: int = 0, backward: bool = True, frozen: int = 0
 ) -> float:
-    """Operations of the text branch over the tokens that exist, with ``prompts`` extra keys a layer."""
+    """Operations of the text branch over the tokens that exist, with ``prompts`` extra keys a layer.
+
+    ``frozen`` is the number of first layers that no gradient reaches.
+    """
     pack = Plan.of(rows).pack
     lengths = [(pack.prefix, 1), *((length, count) for count, length in pack.groups)]
     tokens = sum(n * c for n, c in lengths)
     keys = sum(
         c * n * ((pack.prefix if i else 0) + (n + 1) / 2 + prompts) for i, (n, c) in enumerate(lengths)
     )
+    below, _ = layer_operations(tokens, keys / tokens, 512, len(set(rows)), False)
     full, last = layer_operations(tokens, keys / tokens, 512, len(set(rows)), backward)
-    return 11 * full + last
+    return frozen * below + (11 - frozen) * full + last
 
 
-def vision_operations(images: int, extra_tokens: int = 0, prompts: int = 0, backward: bool = True) -> float:
-    """Operations of ViT-B/16's vision branch."""
+def vision_operations(
+    images: int, extra_tokens: int = 0, prompts: int = 0, backward: bool = True, frozen: int = 0
+) -> float:
+    """Operations of ViT-B/16's vision branch; ``frozen`` as in :func:`text_operations`."""
     tokens = 197 + extra_tokens
+    below, _ = layer_operations(tokens, tokens + prompts, 768, 1, False)
     full, last = layer_operations(tokens, tokens + prompts, 768, 1, backward)
     patches = 196 * 2 * 768 * 768
-    return images * (11 * full + last + patches)
+    return images * (frozen * below + (11 - frozen) * full + last + patches)
 
 
 def matmul_rate(device: str) -> float:
@@ -240,38 +247,65 @@ def cocoop_row(encoder: Encoder, k: int, device: str) -> Step:
     )
 
 
-def deep_row(encoder: Encoder, name: str, k: int, device: str) -> Step:
-    """MaPLe and PromptSRC: deep prompts in both branches, batch 4."""
-    method = get_method(name)(encoder, classnames(k))
-    batch = pixels(4, k, device)
+def tcp_row(encoder: Encoder, k: int, device: str) -> Step:
+    """TCP: tokens of each class's own from layer 9 on; cached image features, batch 32."""
+    method = get_method("tcp")(encoder, classnames(k))
+    images = F.normalize(torch.randn(32, 512, device=device), dim=-1)
+    batch = Batch(images, torch.arange(32, device=device) % k)
     ids = padded(method.sequences, device)
-    n, model = method.settings.n_ctx, encoder.backbone.model
+
+    def plain_way() -> None:
+        text = method.text_prompt()
+        assert text is not None
+
+        def extra(images: Tensor, classes: Tensor) -> Tensor:
+            return 8 * (1 - (classes * method.knowledge_features).sum(-1).mean())
+
+        plain_step(method, ids, batch, {"context": text.context, "deep": text.deep}, None, extra)()
+
+    name, operations = f"TCP, K = {k}", text_operations(method, method.sequences)
+    return Step(name, step(method, batch), plain_way, operations)
+
+
+DEEP_BATCH = 4
+"""Images a step of methods that train through the image branch, the published number of most."""
+
+
+def deep_row(encoder: Encoder, name: str, k: int, device: str, size: int = DEEP_BATCH) -> Step:
+    """Methods with something in the layers of both branches."""
+    method = get_method(name)(encoder, classnames(k))
+    batch = pixels(size, k, device)
+    ids, model = padded(method.sequences, device), encoder.backbone.model
 
     def plain_way() -> None:
         text, vision = method.text_prompt(), method.vision_prompt()
         assert text is not None and vision is not None
         extra = None
-        if name == "promptsrc":
-            with torch.no_grad():  # the release runs the frozen image branch in every step, and so do we
+        if name in ("promptsrc", "mmrl"):
+            with torch.no_grad():  # the releases run the frozen image branch in every step, and so do we
                 frozen = plain.image_features(model, batch.images)
 
             def extra(images: Tensor, classes: Tensor) -> Tensor:
-                text_loss = 25 * F.l1_loss(classes, method.frozen_classes)
-                return text_loss + 10 * F.l1_loss(images, frozen)
+                return F.l1_loss(classes, method.frozen_classes) + F.l1_loss(images, frozen)
 
+        parts = ("context", "deep", "beside")
         plain_step(
             method,
             ids,
             batch,
-            {"context": text.context, "deep": text.deep},
-            {"context": vision.context, "deep": vision.deep},
+            {part: getattr(text, part) for part in parts},
+            {part: getattr(vision, part) for part in parts},
             extra,
         )()
 
-    operations = text_operations(method, method.sequences) + vision_operations(4, n)
-    if name == "promptsrc":
-        operations += vision_operations(4, backward=False)
-    return Step(f"{method.title}, K = {k}, batch 4", step(method, batch), plain_way, operations)
+    vision = method.vision_prompt()
+    assert vision is not None
+    tokens = 0 if vision.context is None else len(vision.context)
+    operations = text_operations(method, method.sequences, frozen=vision.first)
+    operations += vision_operations(size, tokens, frozen=vision.first)
+    if name in ("promptsrc", "mmrl"):
+        operations += vision_operations(size, backward=False)
+    return Step(f"{method.title}, K = {k}, batch {size}", step(method, batch), plain_way, operations)
 
 
 def dpl_row(encoder: Encoder, stage: str, k: int, device: str) -> Step:
@@ -355,8 +389,11 @@ def predict_row(encoder: Encoder, k: int, device: str) -> Step:
 ROWS: dict[str, Callable[[Encoder, str], Step]] = {
     **{f"coop{k}": lambda e, d, k=k: coop_row(e, k, d) for k in (10, 100, 397, 1000)},
     "cocoop100": lambda e, d: cocoop_row(e, 100, d),
-    "maple100": lambda e, d: deep_row(e, "maple", 100, d),
-    "promptsrc100": lambda e, d: deep_row(e, "promptsrc", 100, d),
+    "tcp100": lambda e, d: tcp_row(e, 100, d),
+    **{
+        f"{name}100": lambda e, d, name=name: deep_row(e, name, 100, d)
+        for name in ("maple", "promptsrc", "coprompt", "mmrl", "mma", "clip_lora")
+    },
     **{f"search{k}": lambda e, d, k=k: dpl_row(e, "search", k, d) for k in (100, 1000)},
     **{f"train{k}": lambda e, d, k=k: dpl_row(e, "train", k, d) for k in (100, 1000)},
     "zeroshot1000": lambda e, d: zeroshot_row(e, 1000, 1, d),

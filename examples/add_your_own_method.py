@@ -1,7 +1,7 @@
 """A method of your own is one file: vlprompt fit DATA --method examples/add_your_own_method.py --out OUT
 
-Task residuals (after arXiv 2211.10277): the class features of the hand-crafted prompts stay frozen, and
-a vector is learned for each class and added to its feature. Shapes: K classes, E joint width.
+Prompt distribution learning, in short (after ProDA, arXiv 2205.03340): several contexts give every class a
+distribution of features. Shapes: P contexts of n tokens, D text width, B images, K classes, E joint width.
 """
 
 from dataclasses import dataclass
@@ -10,31 +10,40 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vlprompt import UserError
+from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import base
-from vlprompt.methods.templates import template_features
+from vlprompt.methods.rows import learnable_rows, random_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(base.Settings):
-    alpha: float = 0.5
-    """weight of the residuals"""  # such a line is the help of the flag --alpha
+    n_ctx: int = 4
+    n_prompts: int = 8
+    """contexts, whose class features make the distribution"""  # this is the help of the flag --n-prompts
 
 
-class TaskResidual(base.Method):
-    name, title, paper, year = "residuals", "Task residuals", "2211.10277", 2023
-    learns = "a residual of every class feature"
+class PromptDistribution(base.Method):
+    name, title, paper, year = "distribution", "Prompt distribution", "2205.03340", 2022
+    learns = "several text contexts"
     Settings = Settings
 
     def build(self):
-        zeros = torch.zeros(len(self.classnames), self.encoder.backbone.joint_width)  # (K, E)
-        self.residual = nn.Parameter(zeros.to(self.encoder.backbone.device))
+        shape, width = (self.settings.n_prompts, self.settings.n_ctx), self.encoder.backbone.text_width
+        tokens = random_tokens(shape[0] * shape[1], width, self.encoder)
+        self.ctx = nn.Parameter(tokens.detach().unflatten(0, shape))  # (P, n, D)
 
-    def set_classes(self, classnames):
-        if tuple(classnames) != self.classnames:
-            raise UserError("residuals were learned for other classes: train again for these")
-        super().set_classes(classnames)
-        self.frozen = template_features(self.encoder, classnames, self.templates)  # (K, E)
+    def rows(self, classnames):
+        return learnable_rows(self.encoder, classnames, self.settings.n_ctx)
+
+    def samples(self):
+        return self.encoder.encode_text(self.sequences, Prompt(context=self.ctx))  # (P, K, E)
 
     def class_features(self):
-        return F.normalize(self.frozen + self.settings.alpha * self.residual, dim=-1)  # (K, E)
+        return self.samples().mean(0)  # (K, E)
+
+    def loss(self, batch):
+        images = self.image_features(batch.images)  # (B, E)
+        logits = torch.stack([self.logits(images, classes) for classes in self.samples()])  # (P, B, K)
+        against = logits - logits.gather(2, batch.labels.expand(len(logits), -1)[..., None])
+        spread = against.var(0, correction=0) / 2  # (B, K); an upper bound of the expected cross-entropy
+        return {"loss": F.cross_entropy(logits.mean(0) + spread, batch.labels)}

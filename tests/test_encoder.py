@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from conftest import pad
+from support import random_encoder
 from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Plan, context_slot
 from vlprompt.engine.prompt import Beside, KeyValue, Prompt
 from vlprompt.errors import UserError
+from vlprompt.methods import get_method
 
 TOLERANCE = {"rtol": 0, "atol": 1e-10}
 START, END = 48, 49
@@ -388,14 +390,7 @@ def test_adapters_beside_blocks_in_text(both, names, first, memory):
     prompt = Prompt(beside=maps)
     assert prompt.first == first
     ours = encoder.encode_text(rows, prompt)
-    x = model.text_model.embeddings(input_ids=pad(rows))
-    mask = torch.full((77, 77), -torch.inf, dtype=x.dtype).triu(1)
-    for index, block in enumerate(model.text_model.encoder.layers):
-        beside = 0 if index < first else (block.layer_norm1(x) @ weights[index - first]).relu()
-        x = plain.layer(block, x, None, mask) + beside
-    ends = torch.tensor([len(row) - 1 for row in rows])
-    x = model.text_model.final_layer_norm(x[torch.arange(len(rows)), ends])
-    compare(ours, torch.nn.functional.normalize(model.text_projection(x), dim=-1), weights)
+    compare(ours, plain.text_features(model, pad(rows), beside=maps), weights)
 
 
 @pytest.mark.parametrize("first", [0, 2])
@@ -406,12 +401,7 @@ def test_adapters_beside_blocks_in_vision(both, first):
     pixels = torch.randn(3, 3, 24, 24, dtype=torch.float64)
     states = {i: encoder.enter_layer(pixels, i) for i in range(4)}
     ours = encoder.encode_image(pixels, Prompt(beside=maps), below=states.__getitem__)
-    x = model.vision_model.pre_layrnorm(model.vision_model.embeddings(pixels))
-    for index, block in enumerate(model.vision_model.encoder.layers):
-        beside = 0 if index < first else (block.layer_norm1(x) @ weights[index - first]).relu()
-        x = plain.layer(block, x, None, None) + beside
-    x = model.visual_projection(model.vision_model.post_layernorm(x[:, 0]))
-    compare(ours, torch.nn.functional.normalize(x, dim=-1), weights)
+    compare(ours, plain.image_features(model, pixels, beside=maps), weights)
 
 
 def test_every_sequence_draws_its_own_noise_and_chunks_draw_it_again(both):
@@ -476,3 +466,24 @@ def test_prompt_tokens_of_images_can_be_read(both):
     ours = encoder.encode_image(pixels, prompt, normalize=False)
     torch.testing.assert_close(ours, encoder.backbone.finish_vision(x), **TOLERANCE)
     compare(states, x[:, [0, 10, 11, 12]], deep[1:])
+
+
+@pytest.mark.parametrize("name", ["tcp", "mma", "clip_lora", "mmrl", "coprompt"])
+def test_a_method_s_class_features_are_those_of_the_plain_way(name):
+    """What the speed is measured against, with real sequences: packed, cut, and in chunks."""
+    torch.manual_seed(1)
+    encoder, kind = random_encoder(), get_method(name)
+    method = kind(encoder, ("cat", "school bus", "a very small red car", "cat"), kind.Settings()).double()
+    method.eval()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    prompt, model = method.text_prompt(), encoder.backbone.model
+    parts = {part: getattr(prompt, part) for part in ("context", "deep", "beside")}
+    ids = pad(method.sequences)
+    theirs = plain.text_features(model, ids, **parts)
+    for memory in (None, 1):
+        encoder.memory = memory
+        ours = encoder.encode_text(method.sequences, method.text_prompt())
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)

@@ -19,6 +19,7 @@ from vlprompt.engine.backbones import load
 from vlprompt.engine.backbones.load import BUILT_IN
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.prompt import Prompt
+from vlprompt.methods import get_method
 from vlprompt.methods.rows import context_parameter, learnable_rows
 
 ROOT = Path(__file__).parent.parent
@@ -45,25 +46,44 @@ def photos(tmp_path) -> Path:
 
 
 def test_a_method_of_your_own(photos, tmp_path):
-    assert len(Path(METHOD).read_text().splitlines()) <= 40
+    assert len(Path(METHOD).read_text().splitlines()) <= 50
     out = tmp_path / "out"
-    flags = ["--method", METHOD, "--shots", "16", "--epochs", "3", "--alpha", "0.7", "--augment", "none"]
+    flags = ["--method", METHOD, "--shots", "16", "--epochs", "3", "--n-prompts", "3", "--augment", "none"]
     assert main(["fit", str(photos), "--out", str(out), *flags]) == 0
     with pytest.raises(UserError, match="made by a method of its own"):
         PromptClassifier.load(out)
     classifier = PromptClassifier.load(out, method=METHOD)
-    assert classifier.method_.settings.alpha == 0.7
-    assert classifier.method_.residual.abs().max() > 0, "nothing was learned"
+    assert classifier.method_.ctx.shape[:2] == (3, 4)
+    losses = [record["loss"] for record in classifier.history_]
+    assert losses[-1] < losses[0], "nothing was learned"
     images = sorted(photos.rglob("*.png"))
-    learned = classifier.predict_proba(images)
-    classifier.method_.residual.data.zero_()
-    zeroshot = PromptClassifier("zeroshot", templates=classifier.method_.templates)
-    zeroshot.fit(images, [path.parent.name.replace("_", " ") for path in images])
-    assert classifier.classnames_ == zeroshot.classnames_
-    np.testing.assert_allclose(classifier.predict_proba(images), zeroshot.predict_proba(images), rtol=1e-5)
-    assert not np.allclose(learned, zeroshot.predict_proba(images), rtol=1e-5, atol=0)
-    with pytest.raises(UserError, match="residuals were learned for other classes"):
-        classifier.set_classes(["cat", "dog"])
+    features = classifier.method_.samples()  # of one context each, as CoOp has it
+    coop = PromptClassifier("coop", settings={"epochs": 0, "n_ctx": 4})
+    coop.fit(images, [path.parent.name.replace("_", " ") for path in images])
+    for context, own in zip(classifier.method_.ctx, features, strict=True):
+        coop.method_.ctx.data = context.detach()
+        torch.testing.assert_close(coop.method_.class_features(), own, rtol=0, atol=1e-5)
+    assert set(classifier.set_classes(["cat", "dog"]).predict(images)) <= {"cat", "dog"}
+
+
+def test_the_method_of_your_own_bounds_the_expected_loss():
+    method = get_method(METHOD, files=True)(toy_encoder(torch.float64), NAMES).double()
+    split = random_split().batch(torch.arange(6), torch.device("cpu"))
+    batch = split._replace(images=split.images.double())
+    loss, samples = method.loss(batch)["loss"], method.samples()
+    scaled = method.encoder.logit_scale * method.image_features(batch.images)  # (B, E)
+    mean, own = samples.mean(0), samples - samples.mean(0)
+    covariance = torch.einsum("pke,plf->klef", own, own) / len(samples)  # (K, K, E, E)
+    expected = 0.0
+    for x, y in zip(scaled, batch.labels, strict=True):
+        logits = []
+        for k in range(len(NAMES)):
+            apart = covariance[k, k] + covariance[y, y] - covariance[k, y] - covariance[y, k]
+            logits.append(x @ mean[k] + x @ apart @ x / 2)  # the paper's bound
+        expected += F.cross_entropy(torch.stack(logits), y) / len(batch.labels)
+    torch.testing.assert_close(loss, expected, **EXACT)
+    each = [F.cross_entropy(scaled @ classes.T, batch.labels) for classes in samples]
+    assert loss > sum(each) / len(each)
 
 
 @pytest.mark.parametrize("text", SHOWN, ids=["learns a prompt", "adds to the loss"])
