@@ -2,8 +2,8 @@
 
     python benchmarks/search_cost.py --classes 100
 
-A searched training has as many steps as any other. A step costs most while all tokens are open; what the whole
-training costs is the mean over the schedule by which they close.
+A searched training has as many steps as any other. A step costs most while all tokens are open; what the
+whole training costs is the mean over the schedule by which they close.
 """
 
 from __future__ import annotations

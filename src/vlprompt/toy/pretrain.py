@@ -219,6 +219,7 @@ def card(name: str, seed: int, pictures: int, epochs: int, minutes: float, model
     """The model card."""
     size, millions = SIZES[name], sum(p.numel() for p in model.parameters()) / 1e6
     cuda = model.device.type == "cuda"
+    learned = f", and to give the features of `{size.teacher}`," if size.teacher else ""
     where = torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} CPU cores"
     return f"""---
 library_name: transformers
@@ -230,8 +231,8 @@ tags: [clip, toy]
 
 A `CLIPModel` of {millions:.1f} million parameters: {SIDE} pixel pictures, patches of {PATCH}, {size.layers}
 layers a branch, {size.text_width} wide for text and {size.vision_width} for images, with a small tokenizer
-of its own. It was trained from nothing with CLIP's contrastive loss in {size.precision}, on {pictures:,}
-rendered pictures and captions, {epochs} epochs, {minutes:.0f} minutes on {where}:
+of its own. It was trained from nothing with CLIP's contrastive loss{learned} in {size.precision}, on
+{pictures:,} rendered pictures and captions, {epochs} epochs, {minutes:.0f} minutes on {where}:
 
     vlprompt toy pretrain --size {name} --seed {seed}
 
