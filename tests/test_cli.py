@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from support import NAMES, start, vlprompt, write_clip
+from support import NAMES, start, vlprompt
 from vlprompt import __version__
 from vlprompt.cli import main as cli
 from vlprompt.estimator.classifier import PromptClassifier
@@ -54,16 +54,6 @@ def bad(capsys, *words) -> str:
     assert said.out == ""
     assert said.err.startswith("vlprompt: ") and said.err.count("\n") == 1, said.err
     return said.err
-
-
-def rejected(capsys, *words) -> str:
-    """What the parser of flags says: a box, and exit code 2."""
-    capsys.readouterr()
-    assert vlprompt(*words) == 2
-    said = capsys.readouterr()
-    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", said.out + said.err).split())
-    assert "Traceback" not in text
-    return text
 
 
 # Training.
@@ -276,7 +266,7 @@ def test_help_of_the_whole(capsys):
     assert capsys.readouterr().out == f"vlprompt {__version__}\n"
 
 
-# Bad input.
+# Bad input, of which bad_input.py is the table.
 
 
 def test_in_a_process_of_its_own_it_is_one_line_and_exit_code_2():
@@ -284,125 +274,6 @@ def test_in_a_process_of_its_own_it_is_one_line_and_exit_code_2():
     out, error = process.communicate(timeout=300)
     assert process.returncode == 2 and out == ""
     assert error.startswith("vlprompt: unknown command 'fti'") and error.count("\n") == 1
-
-
-def test_unknown_words(photos, tmp_path, capsys):
-    line = bad(capsys, "fti", photos)
-    assert "unknown command 'fti': there are fit, " in line and all(name in line for name in cli.COMMANDS)
-    line = bad(capsys, "fit", photos, "--out", tmp_path / "x", "--method", "copo")
-    assert all(name in line for name in all_methods())
-
-
-FITS = {
-    "shots 0": (["--shots", 0], "shots 0"),
-    "shots below": (["--shots", -3], "shots -3"),
-    "more shots than images": (["--shots", 99], "has 7 training images, 99 shots"),
-    "no shots of a pool": (["--shots", "None"], "give --shots"),
-    "seed": (["--seed", -1], "seed -1"),
-    "huge seed": (["--seed", 10**30], f"seed {10**30}"),
-    "epochs": (["--epochs", -1], "epochs -1"),
-    "batch size": (["--batch-size", 0], "batch_size 0"),
-    "lr": (["--lr", "nan"], "lr nan"),
-    "lr below": (["--lr", -0.1], "lr -0.1"),
-    "n_ctx": (["--n-ctx", -1], "n_ctx -1"),
-    "n_ctx above": (["--n-ctx", 90], "77"),
-    "clip_grad": (["--clip-grad", 0], "clip_grad 0"),
-    "views": (["--views", -1], "views -1"),
-    "device": (["--device", "tpu9"], "device 'tpu9' is not there"),
-    "preset": (["--preset", "x"], "no preset 'x': there is none"),
-    "template": (["--templates", "a photo"], "template 'a photo'"),
-    "no lengths file": (["--lengths", "/no/file", "--method", "dpl"], "lengths file '/no/file'"),
-    "lengths of another method": (["--lengths", "LENGTHS"], "method 'coop' takes no lengths"),
-    "lengths of another model": (["--lengths", "LENGTHS", "--method", "dpl"], "1 text lengths for a"),
-    "depth": (["--method", "ivlp", "--depth", 0], "depth 0"),
-    "precision": (["--precision", "fp16", "--device", "cpu"], "precision fp16"),
-    "no model folder": (["--model", "/no/model"], "model '/no/model' is neither a folder"),
-    "no network": (["--model", "owner/clip"], "give a local folder, or use the built-in 'toy'"),
-    "no preset for two": (["--preset", "x", "--method", "vpt"], "there is shallow, deep"),
-    "longest context": (["--method", "dpl", "--text-max", -1], "text_max -1"),
-    "one context": (["--ctx-init", "a photo", "--n-ctx", 4, "--method", "cocoop"], "lower n_ctx"),
-    "penalty": (["--method", "linear", "--c", 0], "c 0"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", FITS)
-def test_bad_values_are_one_line(case, photos, tmp_path, capsys):
-    flags, says = FITS[case]
-    lengths = tmp_path / "lengths.json"
-    lengths.write_text('{"text": [1], "vision": [1]}')
-    flags = [lengths if flag == "LENGTHS" else flag for flag in flags]
-    usual = ["--shots", 2, "--epochs", 1, "--method", "coop"]
-    usual = [w for i in range(0, 6, 2) if usual[i] not in flags for w in usual[i : i + 2]]
-    if "linear" in flags:
-        usual = ["--shots", 2]
-    assert says in bad(capsys, "fit", photos, "--out", tmp_path / "x", *usual, *flags)
-    assert [p.name for p in tmp_path.iterdir()] == ["lengths.json"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--epochs", "many"], "--epochs"),
-        (["--augment", "weird"], "--augment"),
-        (["--no-such-flag", "1"], "--no-such-flag"),
-        (["--shots", "two"], "--shots"),
-        (["--search-epochs", "3"], "--search-epochs"),  # another method's
-        (["--lr"], "--lr"),
-    ],
-)
-def test_flags_that_cannot_be_parsed_are_named(flags, says, photos, tmp_path, capsys):
-    text = rejected(capsys, "fit", photos, "--out", tmp_path / "x", "--method", "coop", *flags)
-    assert says in text and not list(tmp_path.iterdir())
-
-
-def test_what_is_missing_is_named(photos, kept, capsys):
-    assert "--out" in rejected(capsys, "fit", photos, "--method", "coop")
-    assert "DATA" in rejected(capsys, "fit", "--out", "x", "--method", "coop")
-    assert "--format" in rejected(capsys, "predict", kept, photos, "--format", "xml")
-    assert "no images" in bad(capsys, "predict", kept)
-
-
-@pytest.mark.parametrize("data", ["/no/such/data", "toy:no-task", "nothing"])
-def test_no_such_data(data, tmp_path, kept, capsys):
-    assert data in bad(capsys, "fit", data, "--out", tmp_path / "x", "--method", "zeroshot")
-    assert data in bad(capsys, "evaluate", kept, data)
-
-
-def test_images_that_are_none(kept, tmp_path, capsys):
-    (tmp_path / "text.png").write_text("not an image")
-    (tmp_path / "empty.png").touch()
-    assert "nowhere.jpg' is no image" in bad(capsys, "predict", kept, "nowhere.jpg")
-    assert "text.png' cannot be read" in bad(capsys, "predict", kept, tmp_path / "text.png")
-    assert "empty.png' cannot be read (the file is empty)" in bad(
-        capsys, "predict", kept, tmp_path / "empty.png"
-    )
-
-
-def test_a_classifier_that_is_none(photos, tmp_path, capsys):
-    assert "nowhere' does not exist" in bad(capsys, "predict", tmp_path / "nowhere", photos)
-    assert "has no config.json" in bad(capsys, "evaluate", tmp_path, photos)
-
-
-def test_another_backbone_is_refused(kept, photos, tmp_path, capsys):
-    clip = write_clip(tmp_path / "clip")
-    assert "give the same backbone" in bad(capsys, "predict", kept, photos, "--model", clip)
-    assert "built-in 'toy'" in bad(capsys, "methods", "--model", "owner/clip")
-
-
-@pytest.mark.parametrize("place", ["photos", "file/below"])
-def test_an_output_that_cannot_be(place, photos, tmp_path, capsys):
-    (tmp_path / "file").write_text("mine")
-    out = photos if place == "photos" else tmp_path / place
-    line = bad(capsys, "fit", photos, "--out", out, "--method", "zeroshot", "--shots", 2)
-    assert "give another name" in line or "give a folder you may write to" in line
-    assert {p.name for p in tmp_path.iterdir()} == {"file"} and len(list(photos.rglob("*.png"))) == 21
-
-
-def test_classes_that_cannot_be(kept, photos, tmp_path, capsys):
-    assert "77" in bad(capsys, "predict", kept, photos, "--classes", "zq " * 60)
-    linear = tmp_path / "linear"
-    assert vlprompt("fit", photos, "--out", linear, "--method", "linear", "--shots", 2) == 0
-    assert "linear probe knows only" in bad(capsys, "predict", linear, photos, "--classes", "apple", "pear")
 
 
 def test_interrupted_by_the_user(photos, tmp_path, monkeypatch, capsys):

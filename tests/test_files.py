@@ -104,8 +104,10 @@ def test_only_what_was_made_here_is_replaced(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "out")
     with pytest.raises(UserError, match="link' is a link: give the name of what it points to"):
         folder_beside(tmp_path / "link", "thing", force=True)
-    with pytest.raises(UserError, match="output '/' is no place for a thing"):
+    with pytest.raises(UserError, match="output '/' is no folder of its own"):
         folder_beside(Path("/"), "thing", force=True)
+    with pytest.raises(UserError, match="out' is a thing and no other: give another name"):
+        folder_beside(tmp_path / "out", "other")
 
 
 def test_targets_are_tried_before_any_work(tmp_path):

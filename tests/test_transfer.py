@@ -9,7 +9,6 @@ from vlprompt import PromptClassifier, UserError
 from vlprompt.benchmark.protocols import Cell, run_cell
 from vlprompt.cli.config_file import config_text, expand_config
 from vlprompt.cli.fit import FitOptions
-from vlprompt.methods import get_method
 
 QUICK = {"epochs": 1, "batch_size": 4}
 OTHERS = ("green", "a dog", "a cat")
@@ -49,57 +48,6 @@ def test_refused_classes_change_nothing(method, photos):
             classifier.set_classes(names, templates)
         assert np.array_equal(classifier.predict_proba(photos[0][:3]), before)
         assert classifier.classnames_ == NAMES
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("linear+kgcoop", "learns no prompts"),
-        ("tip+promptsrc", "learns no prompts"),
-        ("zeroshot+kgcoop", "learns no prompts"),
-        ("dpl+kgcoop+kgcoop", "added twice"),
-        ("kgcoop+kgcoop", "has what 'kgcoop' adds already"),
-    ],
-)
-def test_what_cannot_be_joined(name, words):
-    with pytest.raises(UserError, match=words):
-        get_method(name)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"augment": "x"},
-        {"preset": None},
-        {"views": 1.5},
-        {"views": -1},
-        {"method": 7},
-        {"model": None},
-        {"settings": [1]},
-        {"settings": {1: 2}},
-        {"settings": {"optimizer": "nope"}},
-        {"settings": {"epochs": "many"}},
-        {"device": 3},
-        {"precision": "half"},
-        {"seed": -1},
-        {"seed": 1.5},
-        {"clip_grad": 0},
-        {"clip_grad": "big"},
-        {"verbose": "yes"},
-        {"templates": "a photo of a {}."},
-        {"templates": (7,)},
-        {"templates": ()},
-    ],
-)
-def test_parameters_of_other_types(wrong, photos):
-    with pytest.raises(UserError) as error:
-        PromptClassifier(**{"settings": QUICK} | wrong).fit(*photos)
-    assert "\n" not in str(error.value)
-
-
-def test_half_of_the_validation_images_is_none(photos):
-    with pytest.raises(UserError, match="both X_val and y_val"):
-        PromptClassifier("zeroshot").fit(*photos, X_val=photos[0])
 
 
 def test_labels_may_come_from_an_iterator(photos):

@@ -19,9 +19,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MARK = "vlprompt, format 1"
 """Stands at the beginning of every file of its own that this program may write over."""
 LISTED = ".vlprompt"
-"""File of a folder of its own: the mark, and the names of what this program wrote in there."""
+"""File of a folder of its own: the mark and what the folder is, and the names of what is ours in there."""
 BEGINNING = 4096
-OTHERS = "it was not made by vlprompt: give another name, or --force (force=True) to have it replaced"
+REMEDY = "give another name, or --force (force=True) to have it replaced"
+OTHERS = f"it was not made by vlprompt: {REMEDY}"
 
 
 def check_targets(*paths: Path, force: bool = False) -> None:
@@ -110,8 +111,6 @@ def folder_beside(target: Path, what: str, force: bool = False) -> Path:
         UserError: the place cannot be written, or ``target`` holds what this program did not make.
     """
     target = _absolute(target)
-    if not target.name:
-        raise UserError(f"output '{target}' is no place for a {what}: give a folder of its own")
     beside, old = _around(target)
     try:
         for folder in (target, beside, old):
@@ -119,7 +118,7 @@ def folder_beside(target: Path, what: str, force: bool = False) -> Path:
         beside.mkdir(parents=True, exist_ok=True)
         _try_writing(beside / LISTED)
         if not (beside / LISTED).exists():
-            (beside / LISTED).write_text(f"{MARK}\n")
+            (beside / LISTED).write_text(f"{MARK}: {what}\n")
     except OSError as error:
         raise UserError(
             f"output '{target}' cannot be written ({error.strerror}): give a folder you may write to"
@@ -143,7 +142,7 @@ def whole_folder(target: Path, what: str, kept: str = "", force: bool = False) -
     folder_beside(target, what, force)
     try:
         yield beside
-        _list(beside)
+        _list(beside, what)
         _check_folder(target, what, force)
     except BaseException as error:
         if new and not (kept and any(beside.glob(kept))):
@@ -173,6 +172,8 @@ def growing(target: Path) -> Path:
 
 def _around(target: Path) -> tuple[Path, Path]:
     """Beside a folder: where the new one grows, and where the one before waits until that is in its place."""
+    if not target.name:
+        raise UserError(f"output '{target}' is no folder of its own: give the name of one")
     return target.with_name(target.name + ".part"), target.with_name(f".{target.name}.old")
 
 
@@ -190,7 +191,9 @@ def _check_folder(folder: Path, what: str, force: bool) -> None:
     listed = folder / LISTED
     if not folder.is_dir() or listed.is_symlink() or not listed.is_file() or not _marked(listed):
         raise UserError(f"output '{folder}' exists and is no {what} of ours: {OTHERS}")
-    own = listed.read_text(encoding="utf-8", errors="surrogateescape").splitlines()[1:]
+    mark, *own = listed.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    if (kind := mark.partition(": ")[2]) not in ("", what):  # earlier marks name none
+        raise UserError(f"output '{folder}' is a {kind} and no {what}: {REMEDY}")
     if foreign := sorted(set(_names(folder)) - set(own)) if own else []:  # none are listed while it grows
         raise UserError(f"output '{folder}' holds '{foreign[0]}': {OTHERS}")
 
@@ -203,13 +206,13 @@ def _names(folder: Path) -> Iterator[str]:
         )
 
 
-def _list(folder: Path) -> None:
+def _list(folder: Path, what: str) -> None:
     """Mark a folder as finished; its files are readable as far as the user lets new files be."""
     os.umask(mask := os.umask(0))
     for name in (names := sorted(_names(folder))):
         if not (folder / name).is_symlink():
             (folder / name).chmod(0o666 & ~mask)
-    lines = "\n".join((MARK, *names)) + "\n"
+    lines = "\n".join((f"{MARK}: {what}", *names)) + "\n"
     (folder / LISTED).write_text(lines, encoding="utf-8", errors="surrogateescape")
 
 

@@ -49,6 +49,9 @@ Epochs = Annotated[int, Between(0, 100_000)]
 BatchSize = Annotated[int, Between(1, 100_000)]
 Length = Annotated[int, Between(0, 512)]
 """Context tokens of a layer."""
+Seed = Annotated[int, Between(0, 2**32 - 1)]
+Views = Annotated[int, Between(0, 1000)]
+"""Augmented views of an image."""
 USUAL = Between(0, 1e9)
 """Bounds of a number that names no others."""
 

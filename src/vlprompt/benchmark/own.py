@@ -16,6 +16,7 @@ from vlprompt.benchmark.suites import OWN
 from vlprompt.data.fewshot import MAX_VAL_SHOTS, by_label
 from vlprompt.dataset import Dataset
 from vlprompt.errors import UserError
+from vlprompt.typed import Views, checked
 
 SHOTS = 16
 """Training images a class, as in the field's tables, where the images are enough."""
@@ -45,8 +46,7 @@ def choice_of(
     Raises:
         UserError: no such data; no images would be left for testing.
     """
-    if views < 0:
-        raise UserError(f"views {views}: give 0 or more")
+    checked(views, Views, "views")
     dataset = data.load(name, root)
     return Choice(
         suite=OWN,
@@ -73,7 +73,7 @@ def testable_shots(dataset: Dataset, shots: int | None) -> int:
     members = by_label(dataset.train)
     fewest, label = min((len(members.get(k, ())), k) for k in range(len(dataset.classnames)))
     if dataset.test:
-        return shots or SHOTS
+        return SHOTS if shots is None else shots
     if dataset.val:
         raise UserError(f"'{dataset.name}' has no test images: add some, or leave the splits out")
     most = max((n for n in range(fewest) if n + min(n, MAX_VAL_SHOTS) < fewest), default=0)
@@ -85,4 +85,4 @@ def testable_shots(dataset: Dataset, shots: int | None) -> int:
             f"{few}"
         )
     usual = fewest - max(fewest // HELD_OUT, 1) - MAX_VAL_SHOTS
-    return shots or min(SHOTS, max(usual, 1), most)
+    return min(SHOTS, max(usual, 1), most) if shots is None else shots

@@ -27,6 +27,7 @@ from vlprompt.errors import UserError
 from vlprompt.estimator.fitting import augmentation, check_required
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
+from vlprompt.training.options import check_seeds
 
 SHARES = {"pixels": 1.0, "features": 0.15, "nothing": 0.05}
 """Rough time of a run by what its training needs, as a share of the suite's."""
@@ -114,6 +115,7 @@ def _check(choice: Choice) -> None:
     for option in ("methods", "shots", "seeds"):
         if not getattr(choice, option):
             raise UserError(f"--{option} is empty: give one or more")
+    check_seeds(choice.seeds)
     if min(choice.shots) < 1:
         raise UserError(f"--shots {min(choice.shots)}: give 1 or more images a class")
     if suite.needs_root and choice.root is None:

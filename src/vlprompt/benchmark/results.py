@@ -45,11 +45,20 @@ class _Run(TypedDict):
     seed: int
 
 
+class _Measured(TypedDict):
+    """What :func:`vlprompt.metrics.measure` gives."""
+
+    accuracy: float
+    macro_f1: float
+    ece: float
+    n: float
+
+
 class _Record(TypedDict):
     """A record, as far as plans and reports read it."""
 
     key: str
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, _Measured]
     lengths: Lengths | None
     seconds: float
     parameters: int

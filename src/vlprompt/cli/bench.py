@@ -160,12 +160,13 @@ def run_choice(
         raise UserError(f"--workers {workers}: give a number of processes, or 0 for one a core")
     store, report, workers = Store(out / RESULTS), out / "report.html", workers or default_workers()
     planned = make_plan(choice, check_planned(store.read()), workers)
+    if not plan:
+        check_targets(report, force=force)
     _show_plan(planned)
     if plan:
         if json:
             show(_counts(planned) | {"seconds": round(planned.seconds)}, True)
         return None
-    check_targets(report, force=force)
     _ask(planned, yes)
     store.open()
     return Done(planned, store, run_plan(planned, store, workers, cluster), report)

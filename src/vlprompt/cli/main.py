@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from vlprompt.cli.start_up import no_collector
 from vlprompt.errors import UserError
@@ -85,9 +87,8 @@ def _run(name: str, argv: Sequence[str]) -> None:
     if name not in COMMANDS:
         raise UserError(f"unknown command '{name}': there are {', '.join(COMMANDS)}")
     _set_up_messages()
-    import tyro
-
     from vlprompt.cli.config_file import expand_config
+    from vlprompt.cli.flags import read_flags
 
     with no_collector():
         command = getattr(importlib.import_module(f"vlprompt.cli.{name}"), name)
@@ -95,7 +96,17 @@ def _run(name: str, argv: Sequence[str]) -> None:
     if name in PARSE_THEMSELVES:
         command(argv)
     else:
-        tyro.cli(command, prog=f"vlprompt {name}", args=argv)
+        read_flags(_later(command), name, argv)()
+
+
+def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """A command that is read and checked now, and runs when it is called."""
+
+    @functools.wraps(command)
+    def read(*args: Any, **flags: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **flags)
+
+    return read
 
 
 def _set_up_messages() -> None:

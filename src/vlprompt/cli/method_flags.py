@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import tyro
 from tyro.conf import OmitArgPrefixes
+
+from vlprompt.cli.flags import read_flags
 
 
 def parse(command: str, about: str, options: type, settings: Any, argv: Sequence[str]) -> tuple[Any, Any]:
@@ -24,12 +25,7 @@ def parse(command: str, about: str, options: type, settings: Any, argv: Sequence
         kw_only=True,
         frozen=True,
     )
-    parsed: Any = tyro.cli(
-        OmitArgPrefixes[together],  # type: ignore[valid-type]
-        prog=f"vlprompt {command}",
-        description=about,
-        args=list(argv),
-    )
+    parsed = read_flags(OmitArgPrefixes[together], command, argv, about)  # type: ignore[valid-type]
     return parsed.options, parsed.settings
 
 

@@ -33,6 +33,8 @@ def predict(
     """
     if not images:
         raise UserError("no images: name files, folders or patterns after the classifier's folder")
+    if not all(name.strip() for name in classes):
+        raise UserError("--classes has a name without letters: give a text for every class")
     with no_collector():  # not by PromptClassifier, whose scikit-learn takes a second to import
         from vlprompt.data import find_images
         from vlprompt.data.images import open_image, readable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vlprompt.data.benchmark import BENCHMARKS, find_benchmark, read_benchmark
@@ -48,7 +49,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
         return read_hub(rest)
     path = Path(name)
     spec = find_benchmark(name)
-    if spec and (root or not path.exists()):
+    if spec and (root or not os.path.exists(name)):
         if root is None:
             raise UserError(
                 f"data '{name}' is a data set of the benchmark: give the folder of these with --root"
@@ -56,7 +57,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
         return read_benchmark(spec, root)
     if path.suffix.lower() == ".csv":
         return read_csv(path)
-    if path.is_dir():
+    if os.path.isdir(name):
         return read_folder(path)
     raise UserError(
         f"data '{name}' is no folder, no CSV file, no toy:TASK, no hub:OWNER/NAME and none of the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -162,9 +163,9 @@ def find_images(patterns: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for pattern in map(str, patterns):
         path = Path(pattern)
-        if path.is_dir():
+        if os.path.isdir(pattern):  # which, as Path's does not, takes names that no disk would
             matches = images_below(path)
-        elif path.exists():
+        elif os.path.exists(pattern):
             matches = [path]
         else:
             matches = sorted(p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file())

@@ -107,11 +107,12 @@ def _too_many(most_pixels: int) -> Image.DecompressionBombError:
 
 
 def _reason(file: Path | BinaryIO, error: Exception) -> str:
-    if isinstance(file, Path) and file.is_file() and not file.stat().st_size:
-        return "the file is empty"
+    if reason := getattr(error, "strerror", None):
+        return reason
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"it is no image of {', '.join(FORMATS)}"
-    return getattr(error, "strerror", None) or str(error) or repr(error)
+        empty = isinstance(file, Path) and not file.stat().st_size
+        return "the file is empty" if empty else f"it is no image of {', '.join(FORMATS)}"
+    return str(error) or repr(error)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

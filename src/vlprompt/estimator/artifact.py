@@ -154,5 +154,7 @@ def _check_names(config: Config) -> None:
     names = config["classnames"]
     if not 2 <= len(names) <= MOST_CLASSES or len(config.get("labels", names)) != len(names):
         raise ValueError(f"{len(names)} classes, {len(config.get('labels', names))} labels")
+    if not all(name.strip() for name in names):
+        raise ValueError("a class without a name")
     if not config["templates"] or any("{}" not in template for template in config["templates"]):
         raise ValueError("templates without a place for the class name")

@@ -144,6 +144,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             return self._distill(X, on_epoch)
         if (X_val is None) != (y_val is None):
             raise UserError("validation images and labels go together: give both X_val and y_val, or neither")
+        check_templates(self.templates)
         y = y if isinstance(y, np.ndarray) else list(y)  # an iterator would be empty the second time
         classes = find_classes(y)
         names = names_of(classes.tolist(), self.class_names)
@@ -281,6 +282,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
     def evaluate(self, items: Sequence[Item]) -> dict[str, float]:
         """Accuracy, macro-F1, expected calibration error and number of labelled images."""
+        if not items:
+            raise UserError("there are no images to measure on: give one or more")
         return self.outcome(items).measured
 
     def outcome(self, items: Sequence[Item]) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -18,7 +18,7 @@ from vlprompt.methods.templates import template_features
 from vlprompt.progress import say
 from vlprompt.training.frozen import image_features
 from vlprompt.training.inputs import Augment
-from vlprompt.typed import Between, checked
+from vlprompt.typed import Views, checked
 
 VALIDATION = 4
 """Images a class that ``fit(X, y)`` holds out for a method that learns on validation images."""
@@ -62,7 +62,7 @@ PARAMETERS = {
     "settings": dict[str, Any] | None,
     "preset": str,
     "augment": Literal["auto", "crop+flip", "crop", "gentle", "none"],
-    "views": Annotated[int, Between(0, 1000)],
+    "views": Views,
     "device": str,
     "verbose": bool,
 }
@@ -87,8 +87,8 @@ def augmentation(augment: Augment | Literal["auto"], model: str) -> Augment:
 
 def check_classnames(classnames: Iterable[str]) -> tuple[str, ...]:
     """The names; refuses one text instead of several, other things than texts, and none at all."""
-    if isinstance(classnames, str | bytes):
-        raise UserError(f"class names {classnames!r} are one text: give a list of names")
+    if isinstance(classnames, str | bytes) or not isinstance(classnames, Iterable):
+        raise UserError(f"class names {classnames!r} are no list: give one of names")
     names = tuple(classnames)
     for name in names or ("",):
         if not isinstance(name, str) or not name.strip():
@@ -98,8 +98,8 @@ def check_classnames(classnames: Iterable[str]) -> tuple[str, ...]:
 
 def check_templates(templates: Sequence[str]) -> None:
     """Refuse templates without a place for the class name, and none at all."""
-    if isinstance(templates, str):
-        raise UserError(f"templates '{templates}' are one text: give a list of templates")
+    if isinstance(templates, str) or not isinstance(templates, Sequence):
+        raise UserError(f"templates '{templates}' are no list: give one of templates")
     for template in templates or ("",):
         if not isinstance(template, str) or "{}" not in template:
             raise UserError(f"template '{template}': it needs {{}} where the class name shall stand")

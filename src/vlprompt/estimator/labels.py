@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ def image_list(X: Sequence[ImageSource]) -> list[ImageSource]:  # noqa: N803
         one_image = X.ndim == 3 and X.shape[-1] in (3, 4)
         if one_image or X.ndim not in (3, 4):
             raise UserError(f"an array of shape {X.shape} is not N images: give (N, H, W) or (N, H, W, 3)")
+    if not isinstance(X, Iterable):
+        raise UserError(f"{type(X).__name__} is no list of images: give [image]")
     return list(X)
 
 
@@ -63,6 +65,8 @@ def names_of(labels: Sequence[Any], class_names: Mapping[Any, str] | Sequence[st
     """
     if class_names is None:
         return tuple(map(str, labels))
+    if not isinstance(class_names, Mapping | Sequence | np.ndarray) or isinstance(class_names, str):
+        raise UserError(f"class_names {class_names!r}: give {{label: name}}, or a list of names")
     names = class_names if isinstance(class_names, Mapping) else dict(enumerate(class_names))
     for label in labels:
         if label not in names:

@@ -22,6 +22,7 @@ from vlprompt.jobs.fit import fit
 from vlprompt.methods.lengths import Lengths, random_lengths, uniform_lengths
 from vlprompt.progress import track
 from vlprompt.reports.training import Run, write_report
+from vlprompt.training.options import check_seeds
 from vlprompt.training.processes import one_thread
 
 DATA = "toy:digits"
@@ -74,6 +75,7 @@ def demo(
     Raises:
         UserError: see the message.
     """
+    check_seeds(seeds)
     check_targets(out / REPORT, force=force)
     pool = data.load(DATA)
     command = shlex.join(["vlprompt", "demo", "--seeds", *map(str, seeds), "--shots", str(shots)])

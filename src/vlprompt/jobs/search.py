@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from vlprompt import data
 from vlprompt.dataset import Dataset
@@ -23,6 +23,8 @@ from vlprompt.methods.dpl.settings import Settings
 from vlprompt.methods.lengths import Lengths, averaged, random_lengths, uniform_lengths
 from vlprompt.reports.sizes import curve_of
 from vlprompt.reports.training import Run, write_report
+from vlprompt.training.options import check_seeds
+from vlprompt.typed import Between, checked
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,11 @@ def search(
     Raises:
         UserError: see the message.
     """
-    page = out.with_suffix(".html")
-    if page == out:
+    if not out.name or out.suffix == ".html":
         raise UserError(f"output '{out}' is where the page goes: give a name that ends in .json")
+    page = out.with_suffix(".html")
+    check_seeds(seeds)
+    checked(control, Annotated[int, Between(0, 1000)], "control")
     check_targets(out, page, force=force)
     samples = {s: data.few_shot(pool, shots, s, strict=True) for s in seeds}
     found = {s: how.run(sample, s) for s, sample in samples.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from vlprompt.errors import UserError
 from vlprompt.files import MARK, write_text
 from vlprompt.reading import parse_json, read_text
-from vlprompt.typed import Length, Share, checked
+from vlprompt.typed import Length, Share, check_fields, checked
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class Lengths:
     vision: tuple[Length, ...]
     text_confidence: tuple[Share, ...] = ()
     vision_confidence: tuple[Share, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def total(self) -> int:

@@ -27,6 +27,7 @@ from vlprompt.progress import bar, track
 from vlprompt.toy.drawing import SIDE
 from vlprompt.toy.model import BUILT_IN, MEAN, PATCH, SIZES, STD, make_config, make_tokenizer, write
 from vlprompt.toy.pictures import render
+from vlprompt.typed import Seed, checked
 
 
 class Examples(NamedTuple):
@@ -71,6 +72,7 @@ def pretrain(
     """
     if size not in SIZES:
         raise UserError(f"unknown size '{size}': there are {', '.join(SIZES)}")
+    checked(seed, Seed, "seed")
     chosen, start = SIZES[size], time.perf_counter()
     epochs = epochs or chosen.epochs
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
+from vlprompt.errors import UserError
 from vlprompt.methods.schedules import warmed_cosine
-from vlprompt.typed import Between, Positive, check_fields
+from vlprompt.typed import Positive, Seed, check_fields, checked
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """How to train, whatever the method."""
 
-    seed: Annotated[int, Between(0, 2**32 - 1)] = 1
+    seed: Seed = 1
     """seed of sampling, initial values, order and augmentation"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
@@ -25,6 +27,18 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse numbers that are no seeds, and none at all.
+
+    Raises:
+        UserError: names the seed.
+    """
+    if not seeds:
+        raise UserError("there are no seeds: give one or more")
+    for seed in seeds:
+        checked(seed, Seed, "seed")
 
 
 def learning_rates(base: float, epochs: int) -> list[float]:
