@@ -147,8 +147,10 @@ def test_configurations_of_other_models(clip, tmp_path):
     for content in ("{", "{}", '{"model_type": "of tomorrow"}'):
         (clip / "config.json").write_text(content)
         refused(clip, "clip': config.json cannot be read")
-    (clip / "config.json").write_text('{"model_type": "bert"}')
-    refused(clip, "is of type 'bert': give a dual encoder of type 'clip' or")
+    (clip / "config.json").write_text('{"model_type": "resnet"}')
+    refused(
+        clip, "is of type 'resnet', of which no layer is known that takes prompts: give one of type bert, "
+    )
 
 
 @pytest.mark.parametrize("name", ["tpu9", "", "cuda:99", "meta"])

@@ -8,8 +8,9 @@ from vlprompt.errors import UserError
 
 if TYPE_CHECKING:
     from vlprompt.estimator.classifier import PromptClassifier
+    from vlprompt.estimator.text import TextPromptClassifier
 
-__all__ = ["PromptClassifier", "UserError", "__version__"]
+__all__ = ["PromptClassifier", "TextPromptClassifier", "UserError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from vlprompt.estimator.classifier import PromptClassifier
 
         return PromptClassifier
+    if name == "TextPromptClassifier":
+        from vlprompt.estimator.text import TextPromptClassifier
+
+        return TextPromptClassifier
     raise AttributeError(f"module 'vlprompt' has no attribute '{name}'")

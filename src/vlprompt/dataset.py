@@ -1,4 +1,4 @@
-"""What a labelled image data set is, for every other part."""
+"""What a labelled data set of images or texts is, for every other part."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,11 +32,15 @@ class Encoded:
     views: np.ndarray | None = None
 
 
+class Text(str):
+    """A text to be classified; any other ``str`` is the path of an image."""
+
+
 ImageSource = str | Path | Image.Image | np.ndarray | Rendered | Encoded
 
 
 class Item(NamedTuple):
-    """One labelled image; ``label`` indexes the data set's ``classnames``."""
+    """One labelled image, or text; ``label`` indexes the data set's ``classnames``."""
 
     image: ImageSource
     label: int
@@ -59,3 +63,8 @@ class Dataset:
     test: Sequence[Item] = ()
     templates: tuple[str, ...] = ("a photo of a {}.",)
     skipped: int = 0
+
+    @property
+    def texts(self) -> bool:
+        """Whether its items are texts."""
+        return bool(self.train) and isinstance(self.train[0].image, Text)

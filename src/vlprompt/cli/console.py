@@ -51,6 +51,8 @@ def show_lengths(lengths: Lengths, title: str) -> None:
         ("text", lengths.text, lengths.text_confidence),
         ("vision", lengths.vision, lengths.vision_confidence),
     ):
+        if not chosen:
+            continue
         sure = [f" ({p:.2f})" for p in confidence] or [""] * len(chosen)
         table.add_row(branch, *(f"{n}{p}" for n, p in zip(chosen, sure, strict=True)))
     Console().print(table)

@@ -20,6 +20,8 @@ def evaluate(
     report: Path | None = None,
     predictions: Path | None = None,
     force: bool = False,
+    text_column: str = "text",
+    label_column: str = "label",
     json: bool = False,
     loading: OmitArgPrefixes[Loading] = AS_TRAINED,
 ) -> None:
@@ -33,13 +35,15 @@ def evaluate(
         report: page to write: classes, mistakes, calibration.
         predictions: CSV file to write: image, truth, prediction, probability.
         force: write over these files whoever made them.
+        text_column: column of the texts, where the data holds texts.
+        label_column: column of their labels.
         json: print one JSON object.
     """
-    from vlprompt.data import load
+    from vlprompt.data import Columns, load
     from vlprompt.jobs import evaluate as job
 
-    dataset = load(data, root)
-    tuned = loading.load(classifier)
+    dataset = load(data, root, Columns(text_column, label_column))
+    tuned = loading.load(classifier, texts=dataset.texts)
     tuned.verbose = True
     command = shlex.join(["vlprompt", "evaluate", str(classifier), data])
     files: dict[str, Any] = {"report": report, "predictions": predictions}

@@ -23,17 +23,22 @@ class FitOptions:
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """images: a folder of class folders (or with train/ and test/), a CSV file, toy:TASK, a benchmark's
-    name, or hub:OWNER/NAME"""
+    name, or hub:OWNER/NAME; or texts: a CSV file or hub:OWNER/NAME"""
     out: Path
     """folder of the tuned classifier; a cut-off run goes on where it was"""
     method: str = "coop"
     """method by name ('vlprompt methods' lists them) or your own file my_method.py"""
     model: str = "toy"
-    """frozen backbone: 'toy', 'toy-deep', a local folder, or a hub id such as openai/clip-vit-base-patch16"""
+    """frozen backbone: 'toy', 'toy-deep', a local folder, or a hub id such as openai/clip-vit-base-patch16;
+    an image encoder alone or, for texts, a language model, too"""
     shots: int | None = 16
     """training images a class; None takes all"""
     root: Path | None = None
     """folder of the benchmark's data sets"""
+    text_column: str = "text"
+    """column of the texts, where the data holds texts"""
+    label_column: str = "label"
+    """column of their labels"""
     preset: str = ""
     """another published setting of the method"""
     lengths: Path | None = None
@@ -70,18 +75,22 @@ def fit(argv: Sequence[str]) -> None:
 
     from vlprompt import data
     from vlprompt.estimator import artifact
-    from vlprompt.estimator.classifier import PromptClassifier
+    from vlprompt.estimator.text import classifier_for
     from vlprompt.jobs import fit as job
     from vlprompt.methods.lengths import Lengths
 
     changed = dataclasses.asdict(settings)
     if options.lengths:
         changed = job.with_lengths(options.method, changed, Lengths.load(options.lengths))
-    dataset = data.few_shot(data.load(options.data, options.root), options.shots, options.seed, strict=True)
+    columns = data.Columns(options.text_column, options.label_column)
+    pool = data.load(options.data, options.root, columns)
+    dataset = data.few_shot(pool, options.shots, options.seed, strict=True)
     if options.templates:
         dataset = dataclasses.replace(dataset, templates=options.templates)
-    how = {name: getattr(options, name) for name in TRAINED_BY}
-    classifier = PromptClassifier(options.method, options.model, changed, options.preset, verbose=True, **how)
+    kind = classifier_for(dataset)
+    known = kind().get_params()  # a classifier of texts takes fewer
+    how = {name: getattr(options, name) for name in TRAINED_BY if name in known}
+    classifier = kind(options.method, options.model, changed, options.preset, verbose=True, **how)
     command = "vlprompt fit " + shlex.join(argv)
     files = {"fit.yaml": config_text(options, changed)}
     keep: dict[str, Any] = {

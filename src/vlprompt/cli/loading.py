@@ -23,16 +23,20 @@ class Loading:
     method: str = ""
     """file of the method, where it was one of your own"""
 
-    def load(self, folder: Path) -> PromptClassifier:
+    def load(self, folder: Path, texts: bool = False) -> PromptClassifier:
         """The classifier of a folder.
+
+        Args:
+            texts: whether it shall be one of texts.
 
         Raises:
             UserError: see :meth:`vlprompt.PromptClassifier.load`.
         """
         with no_collector():
-            from vlprompt.estimator.classifier import PromptClassifier
+            from vlprompt import PromptClassifier, TextPromptClassifier
 
-            return PromptClassifier.load(folder, self.model, self.device, self.method)
+            kind = TextPromptClassifier if texts else PromptClassifier
+            return kind.load(folder, self.model, self.device, self.method)
 
 
 AS_TRAINED = Loading()

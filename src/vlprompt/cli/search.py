@@ -26,7 +26,8 @@ class SearchOptions:
     """Where to search, and what to write."""
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """images: a folder of class folders, a CSV file, toy:TASK, a benchmark's name, or hub:OWNER/NAME"""
+    """images: a folder of class folders, a CSV file, toy:TASK, a benchmark's name, or hub:OWNER/NAME; texts:
+    a CSV file or hub:OWNER/NAME"""
     out: Path = Path("lengths.json")
     """file of the found lengths; a page of the search is written beside it"""
     model: str = "toy"
@@ -35,6 +36,10 @@ class SearchOptions:
     """training images a class; None takes all"""
     root: Path | None = None
     """folder of the benchmark's data sets"""
+    text_column: str = "text"
+    """column of the texts, where the data holds texts"""
+    label_column: str = "label"
+    """column of their labels"""
     preset: str = ""
     """another setting of DPL: 'paper' is the search as published"""
     seeds: tuple[int, ...] = (1,)
@@ -59,7 +64,7 @@ def search(argv: Sequence[str]) -> None:
     from vlprompt.jobs import search as job
 
     result = job.search(
-        data.load(options.data, options.root),
+        data.load(options.data, options.root, data.Columns(options.text_column, options.label_column)),
         job.Search(settings, options.model, options.device, verbose=not options.json),
         options.out,
         shots=options.shots,

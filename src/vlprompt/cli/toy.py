@@ -15,6 +15,7 @@ def toy(
     /,
     out: Path = Path("toy-backbone"),
     size: Literal["toy", "toy-deep"] = "toy",
+    text: bool = False,
     seed: int = 0,
     force: bool = False,
 ) -> None:
@@ -24,10 +25,16 @@ def toy(
         action: 'pretrain' renders the pictures and trains on them.
         out: folder for the backbone.
         size: 'toy' has four layers a branch, 'toy-deep' twelve narrower ones.
+        text: train the language model 'toy-text' on the words of Python's standard library.
         seed: seed of everything.
         force: replace the folder whoever made it.
     """
-    from vlprompt.toy.pretrain import pretrain
+    if text:
+        from vlprompt.toy.language import pretrain_text
 
-    pretrain(out, size, seed, force=force)
+        pretrain_text(out, seed, force=force)
+    else:
+        from vlprompt.toy.pretrain import pretrain
+
+        pretrain(out, size, seed, force=force)
     console.print(f"backbone written to {out}")

@@ -1,4 +1,4 @@
-"""Labelled images: sampling, readers, decoding and augmentation. Knows no model."""
+"""Labelled images and texts: sampling, readers, decoding and augmentation. Knows no model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 from vlprompt.data.benchmark import BENCHMARKS, find_benchmark, read_benchmark
 from vlprompt.data.fewshot import few_shot, subsample
-from vlprompt.data.folders import find_images, read_csv, read_folder
+from vlprompt.data.folders import find_images, read_csv, read_folder, read_table
 from vlprompt.data.images import open_image
+from vlprompt.data.texts import COLUMNS, Columns, read_texts
 from vlprompt.dataset import Dataset, ImageSource, Item
 from vlprompt.errors import UserError
 
 __all__ = [
+    "Columns",
     "Dataset",
     "ImageSource",
     "Item",
@@ -22,17 +24,19 @@ __all__ = [
     "open_image",
     "read_csv",
     "read_folder",
+    "read_texts",
     "subsample",
 ]
 
 
-def load(name: str, root: Path | None = None) -> Dataset:
+def load(name: str, root: Path | None = None, columns: Columns = COLUMNS) -> Dataset:
     """A data set by name.
 
     Args:
         name: a folder of class folders, a CSV file, ``toy:TASK`` or ``toy:TASK@SHIFT``, ``hub:OWNER/NAME`` or
             ``hub:FOLDER``, or a data set of the benchmark such as ``caltech101`` or ``imagenet-r``.
         root: folder of the benchmark's data sets.
+        columns: of texts and their labels; a CSV file with a column ``path`` is one of images.
 
     Raises:
         UserError: no such data set; says what there is.
@@ -46,7 +50,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
     if kind == "hub":
         from vlprompt.data.hub_datasets import read_hub
 
-        return read_hub(rest)
+        return read_hub(rest, columns)
     path = Path(name)
     spec = find_benchmark(name)
     if spec and (root or not os.path.exists(name)):
@@ -56,7 +60,9 @@ def load(name: str, root: Path | None = None) -> Dataset:
             )
         return read_benchmark(spec, root)
     if path.suffix.lower() == ".csv":
-        return read_csv(path)
+        there = read_table(path)[0]
+        texts = "path" not in there and (columns.text in there or columns != COLUMNS)
+        return read_texts(path, columns) if texts else read_csv(path)
     if os.path.isdir(name):
         return read_folder(path)
     raise UserError(

@@ -40,13 +40,13 @@ def _read_splits(folder: Path, show: bool) -> Dataset:
     inner = _split_folders(folder)
     if "train" not in inner:
         items, classes, skipped = _read_classes(folder, None, show)
-        return Dataset(folder.name, _names(classes), items, skipped=skipped)
+        return Dataset(folder.name, class_names(classes), items, skipped=skipped)
     train, classes, skipped = _read_classes(inner["train"], None, show)
     others: dict[str, list[Item]] = {"val": [], "test": []}
     for split in others.keys() & inner.keys():
         others[split], _, more = _read_classes(inner[split], classes, show)
         skipped += more
-    return Dataset(folder.name, _names(classes), train, others["val"], others["test"], skipped=skipped)
+    return Dataset(folder.name, class_names(classes), train, others["val"], others["test"], skipped=skipped)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -91,8 +91,8 @@ def _read_classes(
     return items, names, sum(map(len, paths.values())) - len(items)
 
 
-def _names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Class names of folder names; a warning where two become equal."""
+def class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Class names of folder names or labels; a warning where two become equal."""
     names = tuple(name.replace("_", " ") for name in classes)
     for name in sorted({n for n in names if names.count(n) > 1}):
         folders = ", ".join(f"'{c}'" for c, n in zip(classes, names, strict=True) if n == name)
@@ -127,24 +127,34 @@ def read_csv(file: str | Path, show: bool = True) -> Dataset:
             )
     skipped = len({row["path"] for row in rows}) - len(good)
     train, val, test = (splits[name] for name in SPLITS)
-    return Dataset(file.stem, _names(classes), train, val, test, skipped=skipped)
+    return Dataset(file.stem, class_names(classes), train, val, test, skipped=skipped)
 
 
-def _read_rows(file: Path) -> list[dict[str, str]]:
-    """The checked rows of a CSV file."""
+def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV file, and its rows with the line where each ends.
+
+    Raises:
+        UserError: it does not exist, or is no CSV in UTF-8.
+    """
     try:
         check_regular(file)
         with file.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened)
             rows = [(reader.line_num, row) for row in reader]
-            columns = reader.fieldnames or []
+            return list(reader.fieldnames or []), rows
     except FileNotFoundError as error:
         raise UserError(f"CSV file '{file}' does not exist: check the path") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"'{file}' cannot be read as CSV ({error}): save it as UTF-8 text") from error
+
+
+def _read_rows(file: Path) -> list[dict[str, str]]:
+    """The checked rows of a CSV file."""
+    columns, rows = read_table(file)
     if "path" not in columns or "label" not in columns:
         raise UserError(
-            f"'{file}' has the columns {', '.join(columns) or 'none'}: name them path,label[,split]"
+            f"'{file}' has the columns {', '.join(columns) or 'none'}: name them path,label[,split] "
+            "or, of texts, text,label[,split]"
         )
     for line, row in rows:
         if not row["path"] or not row["label"]:

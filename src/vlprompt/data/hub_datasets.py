@@ -1,8 +1,8 @@
-"""Image-classification data sets of the Hugging Face hub, through the package ``datasets``."""
+"""Data sets of images or texts of the Hugging Face hub, through the package ``datasets``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from vlprompt.data.images import read_image
-from vlprompt.dataset import Dataset, Item
+from vlprompt.data.texts import COLUMNS, Columns
+from vlprompt.dataset import Dataset, Item, Text
 from vlprompt.errors import UserError
 
 SPLIT_NAMES = {
@@ -44,23 +45,34 @@ class HubImage:
         return read_image(file, f"image {self.index} of '{self.name}'")
 
 
-def read_hub(place: str) -> Dataset:
+def read_hub(place: str, columns: Columns = COLUMNS) -> Dataset:
     """A data set by ``OWNER/NAME`` on the hub, or by a local folder that ``datasets`` can read.
 
     Without test images that are labelled, the validation images are for testing; a single split is a pool.
 
+    Args:
+        columns: of texts and their labels, where it has no column of images.
+
     Raises:
-        UserError: it cannot be had, or it has no column of images or of classes.
+        UserError: it cannot be had, or it has no column of images or texts, or of classes.
     """
     if not place:
         raise UserError("'hub:' names no data set: give hub:OWNER/NAME or hub:FOLDER")
     name = f"hub:{place}"
     parts = _splits(_load(place), name)
+    import datasets  # it is there: something was loaded
+
     features = next(iter(parts.values())).features
-    image, label = _columns(features, name)
-    items = {split: _items(part, name, image, label) for split, part in parts.items()}
+    labelled = _of_kind(features, datasets.ClassLabel) and not _of_kind(features, datasets.Image)
+    texts = labelled and columns.text in features
+    if texts:
+        label = _chosen(features, name, "classes (ClassLabel)", datasets.ClassLabel, (columns.label,))
+        items = {split: _text_items(part, columns.text, label) for split, part in parts.items()}
+    else:
+        image, label = _columns(features, name)
+        items = {split: _items(part, name, image, label) for split, part in parts.items()}
     if not items["train"]:
-        raise UserError(f"'{name}' has no labelled training image: choose another data set")
+        raise UserError(f"'{name}' has no labelled training {'text' if texts else 'image'}: choose another")
     names = tuple(text.replace("_", " ") for text in features[label].names)
     test, val = items.get("test"), items.get("val", [])
     return Dataset(name, names, items["train"], val if test else [], test or val)
@@ -115,16 +127,31 @@ def _columns(features: Mapping[str, Any], name: str) -> tuple[str, str]:
         ("images", datasets.Image, ("image", "img")),
         ("classes (ClassLabel)", datasets.ClassLabel, ("label", "labels", "fine_label")),
     )
-    chosen = []
-    for what, kind, usual in kinds:
-        columns = [column for column, feature in features.items() if isinstance(feature, kind)]
-        if not columns:
-            raise UserError(
-                f"'{name}' has no column of {what} among {', '.join(features)}: choose a data set for "
-                "image classification"
-            )
-        chosen.append(next((column for column in usual if column in columns), columns[0]))
+    chosen = [_chosen(features, name, *kind) for kind in kinds]
     return chosen[0], chosen[1]
+
+
+def _of_kind(features: Mapping[str, Any], kind: type) -> list[str]:
+    return [column for column, feature in features.items() if isinstance(feature, kind)]
+
+
+def _chosen(features: Mapping[str, Any], name: str, what: str, kind: type, usual: Sequence[str]) -> str:
+    """The column of a kind: the first of the usual names, otherwise the first of all."""
+    columns = _of_kind(features, kind)
+    if not columns:
+        raise UserError(
+            f"'{name}' has no column of {what} among {', '.join(features)}: choose a data set for "
+            "classification, or name its column of texts"
+        )
+    return next((column for column in usual if column in columns), columns[0])
+
+
+def _text_items(rows: Any, text: str, label: str) -> list[Item]:
+    """Labelled texts of a split; hidden labels are None or -1, and empty texts are left out."""
+    pairs = zip(rows[text], rows[label], strict=True)
+    return [
+        Item(Text(t), number) for t, number in pairs if t and t.strip() and number is not None and number >= 0
+    ]
 
 
 def _items(rows: Any, name: str, image: str, label: str) -> list[Item]:

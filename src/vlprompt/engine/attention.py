@@ -20,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,6 +50,19 @@ class Pack:
         """Where the last token of each suffix is, (number of suffixes,)."""
         lengths = [length for count, length in self.groups for _ in range(count)]
         return self.prefix - 1 + torch.tensor(lengths).cumsum(0)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Position of each entry in its own sequence, (T,)."""
+        suffixes = (torch.arange(length).repeat(count) for count, length in self.groups)
+        return torch.cat([torch.arange(self.prefix), *(self.prefix + each for each in suffixes)])
+
+    def means(self, hidden: Tensor) -> Tensor:
+        """The mean over each suffix: (B, T, D) -> (B, number of suffixes, D); there must be no prefix."""
+        lengths = torch.tensor([length for count, length in self.groups for _ in range(count)])
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(hidden.device)
+        sums = hidden.new_zeros(len(hidden), len(lengths), hidden.shape[-1]).index_add(1, owner, hidden)
+        return sums / lengths.to(hidden.device)[:, None]
 
 
 @dataclass(frozen=True)
@@ -212,7 +226,8 @@ def prompt_attention(
     """Attention of a stock model's layer, with what ``prompt`` adds to it.
 
     Args:
-        query: (B, h, Q, d). key, value: (B, h, T, d). Q is T or, in the last layer, what is read of it.
+        query: (B, h, Q, d). key, value: (B, h, T, d), or fewer heads, each for a group of queries' heads.
+            Q is T or, in the last layer, what is read of it.
         prompt: ``None`` gives the model's ordinary attention.
 
     Returns:
@@ -229,6 +244,11 @@ def prompt_attention(
         x if shift is None else x + heads(shift, x.shape[-1]).to(x.dtype)
         for x, shift in zip((query, key, value), prompt.shifts, strict=True)
     )
+    if (group := query.shape[1] // key.shape[1]) > 1:  # queries of a group share a key's head
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+        if prompt.key is not None and prompt.value is not None:
+            own = prompt.key.repeat_interleave(group, -3), prompt.value.repeat_interleave(group, -3)
+            prompt = replace(prompt, key=own[0], value=own[1])
     shared = Shared(key[:, :, :0], value[:, :, :0])
     if prompt.key is not None and prompt.value is not None and prompt.weights is None:
         rows = query.shape[0]

@@ -9,6 +9,7 @@ Shapes: K sequences (classes), B images, n context length, D width of a branch, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -29,6 +30,7 @@ from vlprompt.errors import UserError
 if TYPE_CHECKING:
     from vlprompt.engine.backbones.protocol import Backbone
 
+log = logging.getLogger("vlprompt")
 KEPT_PER_TOKEN = 11
 """Hidden states, in widths, that one layer keeps of one token for the backward pass (measured: 10.4)."""
 
@@ -72,8 +74,10 @@ class Encoder:
         """Texts -> token ids with start and end token, not padded.
 
         Raises:
-            UserError: a text is longer than the backbone's positions.
+            UserError: a text is longer than the backbone's positions; there is no text branch.
         """
+        if self.backbone.tokenizer is None:
+            raise UserError(f"backbone '{self.backbone.name}' has no text branch: it reads no words")
         rows = [tuple(ids) for ids in self.backbone.tokenizer(list(texts))["input_ids"]]
         limit = self.backbone.max_positions
         for text, row in zip(texts, rows, strict=True):
@@ -84,6 +88,23 @@ class Encoder:
                 )
         return rows
 
+    def read_texts(self, texts: Sequence[str]) -> list[Row]:
+        """Texts that are to be classified -> token ids; the end of a text that is too long is cut off.
+
+        A warning counts those that are.
+
+        Raises:
+            UserError: a text without a token.
+        """
+        rows = [tuple(ids) for ids in self.backbone.tokenizer(list(texts))["input_ids"]] if texts else []
+        most, ends = self.backbone.max_positions, self.backbone.ends
+        for number, (text, row) in enumerate(zip(texts, rows, strict=True), 1):
+            if not text.strip() or len(row) == self.backbone.starts + ends:
+                raise UserError(f"text {number} of {len(texts)} is empty: leave it out")
+        if long := sum(len(row) > most for row in rows):
+            log.warning("%d of %d texts are longer than %d tokens and were cut", long, len(rows), most)
+        return [row if len(row) <= most else row[: most - ends] + row[len(row) - ends :] for row in rows]
+
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings (n, D) of token ids, e.g. to initialise a context from words."""
         return self.backbone.embed_tokens(
@@ -92,7 +113,8 @@ class Encoder:
 
     def body(self, text: str) -> Row:
         """Token ids of a text alone, without start and end token."""
-        return self.tokenize([text])[0][self.backbone.starts : -1]
+        row = self.tokenize([text])[0]
+        return row[self.backbone.starts : len(row) - self.backbone.ends]
 
     @torch.no_grad()
     def word_states(self, words: str) -> list[Tensor]:
@@ -101,9 +123,23 @@ class Encoder:
         plan, start = self._plan(rows), self.backbone.starts
         hidden, states = self._embed_plan(plan, None), []  # (1, T, D)
         for layer in layers:
-            states.append(hidden[0, start : len(rows[0]) - 1].float())
+            states.append(hidden[0, start : len(rows[0]) - self.backbone.ends].float())
             hidden = self.backbone.run_layer(layer, hidden, AttentionPrompt(plan.pack))
         return states
+
+    def encode_input(
+        self, inputs: Tensor, prompt: Prompt | None = None, below: Callable[[int], Tensor] | None = None
+    ) -> Tensor:
+        """Features (B, E) of what is classified, by the branch that reads it.
+
+        Args:
+            inputs: pixels (B, 3, H, W); or token ids (B, T) of texts, -1 behind a shorter one, where the
+                backbone has no vision branch.
+            prompt, below: as in :meth:`encode_image`.
+        """
+        if "vision" in self.backbone.branches:
+            return self.encode_image(inputs, prompt, below)
+        return self.encode_text([tuple(i for i in row if i >= 0) for row in inputs.tolist()], prompt)
 
     def encode_text(
         self, rows: Sequence[Row], prompt: Prompt | None = None, normalize: bool = True
@@ -173,6 +209,8 @@ class Encoder:
         hidden, plan = self._run(
             layers, hidden, prompt, prompt.place or (self.backbone.starts, context), plan, first
         )
+        if self.backbone.read_text == "mean":
+            hidden = plan.pack.means(hidden)
         features = upcast(self.backbone.finish_text(hidden))  # (B or 1, S, E)
         features = features[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
         features = F.normalize(features, dim=-1) if normalize else features
@@ -264,7 +302,7 @@ class Encoder:
     def _plan(self, rows: Sequence[Row], share: bool = True) -> Plan:
         """How sequences stand in one row; ``share`` as in :meth:`Plan.of`."""
         if self.backbone.pad is None:
-            return Plan.of(rows, share)
+            return Plan.of(rows, share, self.backbone.causal)
         return Plan.padded(rows, self.backbone.max_positions, self.backbone.pad)
 
     def _embed_plan(self, plan: Plan, context: Tensor | None) -> Tensor:
@@ -277,11 +315,11 @@ class Encoder:
             places = (entries < 0).nonzero()[:, 0]
             embedded = embedded.expand(len(context), -1, -1).to(context.dtype)
             embedded = embedded.index_copy(1, places, context[:, -1 - entries[places]])
-        return embedded + self.backbone.text_positions(plan.positions.to(device))
+        return self.backbone.enter_text(embedded + self.backbone.text_positions(plan.positions.to(device)))
 
     def _run(
         self,
-        layers: nn.ModuleList,
+        layers: Sequence[nn.Module],
         hidden: Tensor,
         prompt: Prompt,
         place: tuple[int, int],
@@ -307,16 +345,19 @@ class Encoder:
             if deep is not None:
                 hidden, plan = self._replaced(hidden, deep.to(hidden.dtype), place, plan)
                 place = place[0], deep.shape[-2]
-            read = None
-            if index == len(layers) - 1:
-                last = hidden.shape[1] - torch.arange(tokens, 0, -1)
-                first_read = torch.arange(self.backbone.read_tokens)
-                read = torch.cat([first_read, last]) if plan is None else plan.pack.ends
+            read = self._read(hidden, plan, tokens) if index == len(layers) - 1 else None
             keys_values = prompt.keys_values[index] if index < len(prompt.keys_values) else None
             beside = prompt.beside[index] if index < len(prompt.beside) else None
             pack = None if plan is None else plan.pack
             hidden = self._layer(layer, hidden, keys_values, beside, pack, read)
         return hidden, plan
+
+    def _read(self, hidden: Tensor, plan: Plan | None, tokens: int) -> Tensor | None:
+        """Positions of what is read after the last layer; ``None`` is all."""
+        if plan is not None:
+            return plan.pack.ends if self.backbone.read_text == "last" else None
+        last = hidden.shape[1] - torch.arange(tokens, 0, -1)
+        return torch.cat([torch.arange(self.backbone.read_tokens), last])
 
     def _replaced(
         self, hidden: Tensor, tokens: Tensor, place: tuple[int, int], plan: Plan | None
@@ -347,7 +388,7 @@ class Encoder:
         attention = self._attention(layer, keys_values, beside, pack)
         more = None
         if beside is not None:
-            normed = self.backbone.enter_attention(layer, hidden)  # (B, T, D)
+            normed = self.backbone.parts(layer).norm(hidden)  # (B, T, D)
             seen = normed if read is None else normed[:, read]
             maps = (beside.query, seen), (beside.key, normed), (beside.value, normed), (beside.block, seen)
             *shifts, more = [None if f is None else f(x).to(hidden.dtype) for f, x in maps]
@@ -358,7 +399,7 @@ class Encoder:
             hidden = self.backbone.run_last_layer(layer, hidden, attention, read)
         return hidden if more is None else hidden + more
 
-    def _frozen(self, layers: nn.ModuleList, hidden: Tensor, stop: int, pack: Pack | None) -> Tensor:
+    def _frozen(self, layers: Sequence[nn.Module], hidden: Tensor, stop: int, pack: Pack | None) -> Tensor:
         """The layers before ``stop``, without prompts."""
         for index in range(stop):
             hidden = self.backbone.run_layer(layers[index], hidden, AttentionPrompt(pack))
@@ -371,7 +412,7 @@ class Encoder:
             return AttentionPrompt(pack)
         key, value = self.backbone.keys_values(layer, prompt.tokens)  # (..., h, c, d)
         if beside is not None:
-            normed = self.backbone.enter_attention(layer, prompt.tokens)
+            normed = self.backbone.parts(layer).norm(prompt.tokens)
             key, value = (
                 x if f is None else x + heads(f(normed), x.shape[-1]).to(x.dtype)
                 for x, f in ((key, beside.key), (value, beside.value))

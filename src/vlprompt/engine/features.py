@@ -46,7 +46,7 @@ class FeatureStore:
             *(type(backbone).__name__, backbone.digest, str(backbone.dtype)),
             _described(backbone.model.config),  # not all that it decides is in the weights
         )
-        self.processor = _digest(_described(backbone.processor))
+        self.processor = _digest(_described(backbone.processor) if backbone.processor else None)
 
     @classmethod
     def of(cls, backbone: Backbone) -> FeatureStore | None:

@@ -38,19 +38,20 @@ class Plan:
     owners: Tensor
 
     @staticmethod
-    def of(rows: Sequence[Row], share: bool = True) -> Plan:
+    def of(rows: Sequence[Row], share: bool = True, causal: bool = True) -> Plan:
         """Pack sequences: longest common prefix, then the distinct suffixes ordered by length.
 
         Args:
             share: otherwise there is no prefix, and equal sequences stand side by side.
+            causal: otherwise positions of a sequence all see each other, and nothing is shared.
         """
-        return _plan(tuple(rows), share)
+        plan = _plan(tuple(rows), share and causal)
+        return replace(plan, pack=replace(plan.pack, causal=causal))
 
     @staticmethod
     def padded(rows: Sequence[Row], length: int, pad: int) -> Plan:
         """Sequences filled up to one length whose positions all see each other: nothing is shared or cut."""
-        plan = _plan(tuple((*row, *(pad,) * (length - len(row))) for row in rows), False)
-        return replace(plan, pack=replace(plan.pack, causal=False))
+        return Plan.of([(*row, *(pad,) * (length - len(row))) for row in rows], causal=False)
 
     def resized(self, more: int) -> Plan:
         """The plan with ``more`` (or fewer) tokens in the prefix."""

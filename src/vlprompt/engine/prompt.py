@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import Tensor
 
+Branch = Literal["text", "vision"]
 NOWHERE = sys.maxsize
 """The first layer of a prompt that reaches none."""
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NotRequired, TypedDict
@@ -53,6 +53,7 @@ class Config(TypedDict):
     method: str
     settings: dict[str, Any]
     preset: str
+    reads: NotRequired[Literal["images", "texts"]]
     backbone: BackboneConfig
     frozen_precision: NotRequired[Literal["no", "bf16"]]
     classnames: list[str]
@@ -102,6 +103,13 @@ def write(
     (folder / CONFIG).write_text(written + "\n", encoding="utf-8")
     (folder / HISTORY).write_text(json.dumps(history) + "\n")
     (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def reads(folder: Path) -> str:
+    """What a classifier reads, ``images`` or ``texts``; empty for what :func:`read` will refuse."""
+    with suppress(OSError, ValueError, UserError):
+        return str(parse_json(read_text(folder / CONFIG), dict[str, Any], CONFIG).get("reads", "images"))
+    return ""
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], Config, list[dict[str, Any]]]:

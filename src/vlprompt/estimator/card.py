@@ -12,13 +12,16 @@ def write_card(title: str, config: dict[str, Any]) -> str:
         title: the method's title.
         config: the artifact's configuration.
     """
+    texts = config["reads"] == "texts"
+    kind = "text-classification" if texts else "image-classification, clip"
+    name, example = ("TextPromptClassifier", "a text") if texts else ("PromptClassifier", "photo.jpg")
     backbone = config["backbone"]
     commit = f", commit `{backbone['revision']}`" if backbone["revision"] else ""
     names = ", ".join(config["classnames"][:20]) + (", ..." if len(config["classnames"]) > 20 else "")
     lines = [
         "---",
         "library_name: vlprompt",
-        "tags: [prompt-learning, image-classification, clip]",
+        f"tags: [prompt-learning, {kind}]",
         "---",
         "",
         f"# {title} for {len(config['classnames'])} classes",
@@ -34,10 +37,10 @@ def write_card(title: str, config: dict[str, Any]) -> str:
     lines += [
         "",
         "```python",
-        "from vlprompt import PromptClassifier",
+        f"from vlprompt import {name}",
         "",
-        'classifier = PromptClassifier.load("this-folder")',
-        'classifier.predict(["photo.jpg"])',
+        f'classifier = {name}.load("this-folder")',
+        f'classifier.predict(["{example}"])',
         "```",
         "",
         f"Method `{config['method']}`, seed {config['options']['seed']}: {settings}.",

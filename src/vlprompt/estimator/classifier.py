@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from vlprompt.estimator.fitting import (
 )
 from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
-from vlprompt.estimator.prediction import predict_logits
+from vlprompt.estimator.prediction import predict_features, predict_logits
 from vlprompt.estimator.teacher import Teacher, unlabelled
 from vlprompt.insight.explain import Explanation, explain
 from vlprompt.insight.outcome import Outcome
@@ -64,7 +64,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
 
     Args:
         method: name of a method (``vlprompt methods`` lists them) or a file of your own.
-        model: ``toy``, ``toy-deep``, a local folder or a hub id of a CLIP.
+        model: ``toy``, ``toy-deep``, a local folder or a hub id: of a CLIP, or of an image encoder alone, on
+            which classes are a learned head.
         settings: changes to the method's published settings, by name.
         preset: name of another published setting of the method.
         templates: hand-crafted prompts, each with ``{}``.
@@ -84,6 +85,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         measured_: what was measured, for the model card.
         method_: the trained method.
     """
+
+    reads: ClassVar[Literal["images", "texts"]] = "images"
 
     def __init__(
         self,
@@ -148,10 +151,10 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         y = y if isinstance(y, np.ndarray) else list(y)  # an iterator would be empty the second time
         classes = find_classes(y)
         names = names_of(classes.tolist(), self.class_names)
-        train, val = labelled_items(X, y, classes), list[Item]()
+        train, val = labelled_items(self._inputs(X), y, classes), list[Item]()
         if X_val is not None and y_val is not None:
-            val = labelled_items(X_val, y_val, classes)
-        dataset = Dataset("images", names, train, val, templates=tuple(self.templates))
+            val = labelled_items(self._inputs(X_val), y_val, classes)
+        dataset = Dataset(self.reads, names, train, val, templates=tuple(self.templates))
         self.fit_dataset(dataset, on_epoch=on_epoch, validate=bool(val))
         self.classes_ = classes
         return self
@@ -196,7 +199,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             if type(method).taught_by is not Method.taught_by:
                 splits["train"] = self._taught(splits["train"], dataset)
             validation = splits.get("val") if validate else None
-            if type(method).see is not Method.see:
+            if method.sees:
                 features = image_features(method.encoder, [i.image for i in dataset.train], self.verbose)
                 method.see(features, splits["train"].labels.to(features.device))
             if not method.needs_validation:
@@ -219,11 +222,24 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         check_required(kind, settings)
         check_templates(dataset.templates)
         encoder = Encoder(shared_backbone(self.model, pick_device(self.device)))
+        self._check_reads(encoder, dataset)
         torch.manual_seed(self._options().seed)
         self.method_ = kind(encoder, dataset.classnames, settings, dataset.templates)
         self.classnames_ = tuple(dataset.classnames)
         self.classes_ = np.array(self.classnames_)
         self.measured_: dict[str, Any] = {}
+
+    def _check_reads(self, encoder: Encoder, dataset: Dataset) -> None:
+        """Raise unless data, classifier and backbone are all for images or all for texts."""
+        read = "images" if "vision" in encoder.backbone.branches else "texts"
+        held = "texts" if dataset.texts else "images"
+        if held != read:
+            remedy = "a language model, such as toy-text" if dataset.texts else "a model with a vision branch"
+            raise UserError(
+                f"data set '{dataset.name}' holds {held} and '{self.model}' reads {read}: give {remedy}"
+            )
+        if held != self.reads:
+            raise UserError(f"{type(self).__name__} is for {self.reads}: use the one for {held}")
 
     def _splits(self, dataset: Dataset, validate: bool) -> dict[str, Any]:
         method, needs_val = self.method_, self.method_.needs_validation
@@ -261,7 +277,11 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
     def _logits(self, X: Sequence[ImageSource]) -> Tensor:  # noqa: N803
         """Logits (N, K) of images, in double precision."""
         check_is_fitted(self, "method_")
-        return predict_logits(self.method_, image_list(X), self.verbose)
+        return predict_logits(self.method_, self._inputs(X), self.verbose)
+
+    def _inputs(self, X: Sequence[ImageSource]) -> list[ImageSource]:  # noqa: N803
+        """N images, however they come."""
+        return image_list(X)
 
     def decision_function(self, X: Sequence[ImageSource]) -> np.ndarray:  # noqa: N803
         """Logits (N, K) of images; for two classes (N,), the second's minus the first's.
@@ -299,7 +319,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             UserError: see the message.
         """
         check_is_fitted(self, "method_")
-        return self.report_on(labelled_items(X, y, self.classes_))
+        return self.report_on(labelled_items(self._inputs(X), y, self.classes_))
 
     def report_on(self, items: Sequence[Item], seconds: float | None = None) -> Report:
         """The report on labelled images; on none it has what is known without.
@@ -343,6 +363,25 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         self.classnames_, self.classes_ = names, np.array(names)
         return self
 
+    def add_classes(self, X: Sequence[ImageSource], y: Sequence[Any]) -> PromptClassifier:  # noqa: N803
+        """Know further classes from labelled images (N,), without training.
+
+        For backbones that do not read class names: the mean feature of a class's images joins the head.
+
+        Raises:
+            UserError: a label that is known already; the backbone reads class names.
+        """
+        check_is_fitted(self, "method_")
+        fresh = find_classes(y)
+        if known := set(map(str, fresh)) & set(self.classnames_):
+            raise UserError(f"class '{min(known)}' is known already: give new classes only")
+        items = labelled_items(self._inputs(X), y, fresh)
+        names = names_of(fresh.tolist(), self.class_names)
+        features = predict_features(self.method_, [item.image for item in items], self.verbose)
+        self.method_.add_classes(features, torch.tensor([item.label for item in items]), names)
+        self.classnames_, self.classes_ = (*self.classnames_, *names), np.concatenate([self.classes_, fresh])
+        return self
+
     # Keeping.
 
     def save(self, folder: str | Path, measured: dict[str, Any] | None = None, force: bool = False) -> None:
@@ -367,6 +406,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         config = {
             "library": f"vlprompt {vlprompt.__version__}",
             "method": self.method,
+            "reads": self.reads,
             "settings": dataclasses.asdict(method.settings),
             "preset": self.preset,
             "backbone": {
@@ -390,9 +430,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             method.lengths.save(folder / "lengths.json")
 
     @classmethod
-    def load(
-        cls, folder: str | Path, model: str = "", device: str = "auto", method: str = ""
-    ) -> PromptClassifier:
+    def load(cls, folder: str | Path, model: str = "", device: str = "auto", method: str = "") -> Self:
         """Read a classifier; the same backbone is needed.
 
         Args:
@@ -402,16 +440,19 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         Raises:
             UserError: damaged or missing files; the backbone is missing or is another.
         """
+        if (read := artifact.reads(Path(folder))) and read != cls.reads:
+            raise UserError(f"classifier '{folder}' reads {read}, and this is for {cls.reads}")
         found = loading.load(Path(folder), model, device, method)
         config = found.config
-        self = cls(
-            found.name,
-            found.model,
-            config["settings"],
-            config["preset"],
-            tuple(config["templates"]),
-            **config["options"] | {"device": device},
-        )
+        given: dict[str, Any] = {
+            "method": found.name,
+            "model": found.model,
+            "templates": tuple(config["templates"]),
+        }
+        given |= {key: config[key] for key in ("settings", "preset")}
+        given |= config["options"] | {"device": device}
+        own = cls._get_param_names()  # a classifier of texts has no templates and no augmentation
+        self = cls(**{key: value for key, value in given.items() if key in own})
         self.method_ = found.method
         names, labels = config["classnames"], config.get("labels", config["classnames"])
         self.classnames_, self.classes_ = tuple(names), np.array(labels)

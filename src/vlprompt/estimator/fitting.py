@@ -75,9 +75,9 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the parameter and the value.
     """
-    for name, hint in PARAMETERS.items():
-        value = given[name]
-        checked(str(value) if isinstance(value, Path) else value, hint, name)
+    for name, value in given.items():
+        if hint := PARAMETERS.get(name):
+            checked(str(value) if isinstance(value, Path) else value, hint, name)
 
 
 def augmentation(augment: Augment | Literal["auto"], model: str) -> Augment:
@@ -129,6 +129,8 @@ def choose_frozen_precision(
     if precision == "bf16":
         encoder.frozen_dtype = torch.bfloat16
     if precision != "auto" or method.has_visual_prompts or not images or not worth_trying(encoder):
+        return
+    if not encoder.backbone.names_classes:  # no predictions yet that could change
         return
     classes = template_features(encoder, method.classnames, method.templates)  # (K, E)
     features = []

@@ -41,13 +41,13 @@ def find_classes(y: Sequence[Any]) -> np.ndarray:
     return np.unique(np.asarray(y))
 
 
-def labelled_items(X: Sequence[ImageSource], y: Sequence[Any], classes: np.ndarray) -> list[Item]:  # noqa: N803
-    """Images with the positions of their labels among the classes (K,).
+def labelled_items(X: Sequence[Any], y: Sequence[Any], classes: np.ndarray) -> list[Item]:  # noqa: N803
+    """Images or texts with the positions of their labels among the classes (K,).
 
     Raises:
         UserError: not one label an image, or a label that is none of the classes.
     """
-    images, labels = image_list(X), np.asarray(y)
+    images, labels = list(X), np.asarray(y)
     if labels.shape != (len(images),):
         raise UserError(f"{len(images)} images and labels of shape {labels.shape}: give one label an image")
     position = {label: index for index, label in enumerate(classes.tolist())}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,9 +21,20 @@ def predict_logits(method: Method, images: Sequence[ImageSource], show: bool = F
         return torch.empty(0, len(method.classnames), dtype=torch.double)
     predictor = method.predictor()
     if method.has_visual_prompts:
-        batches = in_batches(len(images))
-        drawn = ahead(plain_pixels(method.encoder, images), batches)
-        inputs: Iterable[Tensor] = track(drawn, "predict", len(batches), show)
-    else:
-        inputs = image_features(method.encoder, images, show).split(BATCH)
-    return torch.cat([predictor(some).cpu() for some in inputs]).double()
+        return _batched(method, predictor, images, show).double()
+    features = image_features(method.encoder, images, show)
+    return torch.cat([predictor(some).cpu() for some in features.split(BATCH)]).double()
+
+
+@torch.no_grad()
+def predict_features(method: Method, images: Sequence[ImageSource], show: bool = False) -> Tensor:
+    """Features (N, E) of images, with what the method learned, on the CPU."""
+    return _batched(method, method.image_features, images, show)
+
+
+def _batched(
+    method: Method, step: Callable[[Tensor], Tensor], images: Sequence[ImageSource], show: bool
+) -> Tensor:
+    batches = in_batches(len(images))
+    drawn = track(ahead(plain_pixels(method.encoder, images), batches), "predict", len(batches), show)
+    return torch.cat([step(pixels).cpu() for pixels in drawn])

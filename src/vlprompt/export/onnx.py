@@ -59,7 +59,7 @@ def export_onnx(classifier: PromptClassifier, path: str | Path, force: bool = Fa
     exported.model.metadata_props["class_names"] = json.dumps(names)
     exported.model.producer_name = MARK
     preparation = {"made_by": MARK} | _preparation(backbone.processor) | {"class_names": names}
-    size = sum(p.numel() * p.itemsize for p in backbone.model.vision_model.parameters())
+    size = sum(p.numel() * p.itemsize for p in backbone.model.parameters())
     with whole_files(path, description, weights) as room:
         exported.save(room / path.name, external_data=size > IN_ONE_FILE)
         write_text(room / description.name, json.dumps(preparation, indent=1, ensure_ascii=False) + "\n")

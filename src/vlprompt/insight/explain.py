@@ -115,10 +115,11 @@ def patch_relevance(method: Method, pixels: Tensor, chosen: int | None = None) -
             )
         target = logits.argmax() if chosen is None else chosen
         gradients = torch.autograd.grad(logits[target], attentions)
-    tokens = 1 + method.encoder.backbone.patches
+    others = 1 + method.encoder.backbone.registers
+    tokens = others + method.encoder.backbone.patches
     probabilities = [a[0].detach() for a in attentions]
     relevance = roll_out(probabilities, [g[0] for g in gradients], tokens, method.vision_prompt())
-    return relevance[1:], logits.detach().softmax(-1)
+    return relevance[others:], logits.detach().softmax(-1)
 
 
 def roll_out(
@@ -128,7 +129,7 @@ def roll_out(
 
     Args:
         attentions, gradients: (h, T, c + T) of every layer; of the last one (h, 1, c + T).
-        tokens: N, the class token and the patches; prompt tokens stand after them.
+        tokens: N, the class token, registers if any, and the patches; prompt tokens stand after them.
         prompt: whose deep tokens take the place of others.
     """
     deep = dict(enumerate(prompt.deep, 1)) if prompt else {}

@@ -17,6 +17,7 @@ from vlprompt import data
 from vlprompt.dataset import Dataset
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.estimator.text import classifier_for
 from vlprompt.files import check_targets
 from vlprompt.methods.dpl.gates import AGREEMENT
 from vlprompt.methods.dpl.settings import Settings
@@ -107,10 +108,8 @@ class Search:
 
     def _fit(self, dataset: Dataset, changes: dict[str, Any], seed: int) -> PromptClassifier:
         settings = asdict(self.settings) | changes
-        classifier = PromptClassifier(
-            "dpl", self.model, settings, seed=seed, device=self.device, verbose=self.verbose
-        )
-        return classifier.fit_dataset(dataset)
+        how: dict[str, Any] = {"seed": seed, "device": self.device, "verbose": self.verbose}
+        return classifier_for(dataset)("dpl", self.model, settings, **how).fit_dataset(dataset)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from vlprompt.engine.attention import upcast
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Row
-from vlprompt.engine.prompt import Prompt
+from vlprompt.engine.prompt import Branch, Prompt
 from vlprompt.errors import UserError
 from vlprompt.methods.lengths import Lengths
 from vlprompt.methods.schedules import warmed_cosine
@@ -55,7 +55,8 @@ class Settings:
 class Batch(NamedTuple):
     """Images and their labels.
 
-    ``images`` are pixels (B, 3, H, W) or, where no visual prompt is learned, image features (B, E);
+    ``images`` are pixels (B, 3, H, W), of a language model token ids (B, T) with -1 behind shorter texts,
+    or, where no prompt changes them, features (B, E);
     ``frozen`` gives the image features (B, E) without prompts, where they are constants, and ``below``
     the hidden states that enter a vision layer below which nothing is prompted. ``other`` gives the images
     again, augmented anew where they are augmented; ``taught`` a teacher's logits (B, K) of these images.
@@ -143,6 +144,8 @@ class Method(nn.Module):
     year: ClassVar[int]
     learns: ClassVar[str]
     Settings: ClassVar[Any] = Settings
+    needs: ClassVar[frozenset[Branch]] = frozenset({"text", "vision"})
+    """Branches that it cannot do without. On a backbone with one branch classes are a learned head."""
     added: ClassVar[type[Method] | None] = None
     """What this method adds to the cross-entropy, for the prompts of any other (``dpl+kgcoop``)."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -166,8 +169,24 @@ class Method(nn.Module):
         self.settings: Any = settings or self.Settings()
         self.templates = tuple(templates)
         self.classnames = tuple(classnames)
+        self._check_branches()
         self.build()
+        self.head: nn.Parameter | None
+        """(K, E), where the backbone reads no class names and the method has no classifier of its own"""
+        own = encoder.backbone.names_classes or type(self).forward is not Method.forward
+        shape = len(self.classnames), encoder.backbone.joint_width
+        device = encoder.backbone.device
+        self.register_parameter("head", None if own else nn.Parameter(torch.zeros(shape, device=device)))
         self.set_classes(classnames)
+
+    def _check_branches(self) -> None:
+        """Raise unless the backbone has the branches that the method needs."""
+        backbone = self.encoder.backbone
+        if lacking := sorted(self.needs - backbone.branches):
+            raise UserError(
+                f"method '{self.name}' needs a {lacking[0]} branch, which backbone '{backbone.name}' does "
+                "not have: use dpl or linear"
+            )
 
     # What a method says.
 
@@ -195,7 +214,12 @@ class Method(nn.Module):
         return torch.stack(list(terms.values())).sum()
 
     def see(self, features: Tensor, labels: Tensor) -> None:
-        """Called before training where overridden: frozen image features (N, E) and labels (N,)."""
+        """Called before training where ``sees``: frozen image features (N, E) and labels (N,).
+
+        A head starts from the class means.
+        """
+        if self.head is not None:
+            self.head.data = class_means(features, labels, len(self.classnames))
 
     def taught_by(self, classes: Tensor) -> None:
         """Called before training where overridden: class features (K, T) of the teacher in the settings."""
@@ -203,9 +227,38 @@ class Method(nn.Module):
     # What follows.
 
     def set_classes(self, classnames: Sequence[str]) -> None:
-        """Use these classes from now on; what is learned stays."""
-        self.sequences = self.rows(tuple(classnames))
+        """Use these classes from now on; what is learned stays.
+
+        Raises:
+            UserError: other classes, where the backbone does not read their names.
+        """
+        if self.encoder.backbone.names_classes:
+            self.sequences = self.rows(tuple(classnames))
+        elif tuple(classnames) != self.classnames:
+            raise UserError(
+                f"backbone '{self.encoder.backbone.name}' reads no class names, so classes cannot be changed "
+                "by name: give examples of new classes to add_classes"
+            )
         self.classnames = tuple(classnames)
+
+    def add_classes(self, features: Tensor, labels: Tensor, classnames: Sequence[str]) -> None:
+        """Know further classes from examples, without training: their class means join the head.
+
+        Args:
+            features: (N, E) by :meth:`image_features`. labels: (N,), which of ``classnames`` each is.
+
+        Raises:
+            UserError: classes have no head here.
+        """
+        if self.head is None:
+            raise UserError(
+                f"method '{self.name}' with backbone '{self.encoder.backbone.name}' has no head that classes "
+                "could be added to: use set_classes, or dpl with a backbone of one branch"
+            )
+        means = class_means(features, labels, len(classnames)).to(self.head)
+        kept = F.normalize(self.head.detach(), dim=-1)
+        self.head = nn.Parameter(torch.cat([kept, means]))
+        self.classnames, self._trained = (*self.classnames, *classnames), None
 
     def transfer(self, classnames: Sequence[str], templates: Sequence[str] | None = None) -> None:
         """Classify into other classes: a view of what was trained, the same whatever was used before.
@@ -250,11 +303,17 @@ class Method(nn.Module):
 
     def class_features(self) -> Tensor:
         """(K, E), L2-normalised."""
+        if self.head is not None:
+            return F.normalize(self.head, dim=-1)
         return self.encoder.encode_text(self.sequences, self.text_prompt())
 
     def image_features(self, images: Tensor, below: Callable[[int], Tensor] | None = None) -> Tensor:
         """(B, E), L2-normalised; features given are features returned. ``below`` as in :class:`Batch`."""
-        return images if images.ndim == 2 else self.encoder.encode_image(images, self.vision_prompt(), below)
+        if is_features(images):
+            return images
+        seeing = "vision" in self.encoder.backbone.branches
+        prompt = self.vision_prompt() if seeing else self.text_prompt()
+        return self.encoder.encode_input(images, prompt, below)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of pixels (B, 3, H, W) or image features (B, E)."""
@@ -265,7 +324,7 @@ class Method(nn.Module):
         if batch.frozen is not None:
             return batch.frozen()
         with torch.no_grad():
-            return batch.images if batch.images.ndim == 2 else self.encoder.encode_image(batch.images)
+            return batch.images if is_features(batch.images) else self.encoder.encode_input(batch.images)
 
     def predicting_features(self) -> Tensor:
         """Class features (K, E) that predictions are made with."""
@@ -324,14 +383,21 @@ class Method(nn.Module):
         return None
 
     @property
+    def sees(self) -> bool:
+        """Whether it starts from the training images' frozen features."""
+        return self.head is not None or type(self).see is not Method.see
+
+    @property
     def needs_validation(self) -> bool:
         """Whether it learns on validation images too."""
         return False
 
     @property
     def has_visual_prompts(self) -> bool:
-        """Whether image features depend on what is learned."""
-        return type(self).vision_prompt is not Method.vision_prompt
+        """Whether the features of what is classified depend on what is learned."""
+        if "vision" in self.encoder.backbone.branches:
+            return type(self).vision_prompt is not Method.vision_prompt
+        return type(self).text_prompt is not Method.text_prompt
 
     @property
     def trains(self) -> bool:
@@ -393,6 +459,17 @@ class Method(nn.Module):
             )
         for name, parameter in own.items():
             parameter.data = tensors[name].to(parameter.device)
+
+
+def is_features(inputs: Tensor) -> bool:
+    """Whether these are features (B, E), no pixels and no token ids."""
+    return inputs.ndim == 2 and inputs.is_floating_point()
+
+
+def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """The mean feature of each class, normalised: (N, E), labels (N,) -> (K, E)."""
+    members = F.one_hot(labels, classes).to(features)  # (N, K)
+    return F.normalize(members.T @ features, dim=-1)
 
 
 def _alike(own: Tensor, other: Tensor) -> bool:

@@ -67,6 +67,7 @@ class CLIPLoRA(Method):
 
     name, title, paper, year = "clip_lora", "CLIP-LoRA", "2405.18541", 2024
     learns = "low-rank updates of queries, keys and values in every layer of both branches"
+    needs = frozenset({"vision"})
     Settings = Settings
 
     def build(self) -> None:

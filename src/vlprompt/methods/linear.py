@@ -32,6 +32,7 @@ class LinearProbe(Method):
 
     name, title, paper, year = "linear", "Linear probe", "2103.00020", 2021
     learns = "a linear classifier on image features"
+    needs = frozenset()
     Settings = Settings
 
     def build(self) -> None:

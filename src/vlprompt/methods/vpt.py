@@ -1,4 +1,4 @@
-"""VPT, Visual Prompt Tuning (arXiv 2203.12119), with CLIP's text branch as the classifier."""
+"""VPT, Visual Prompt Tuning (arXiv 2203.12119); CLIP's text branch, or a learned head, is the classifier."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class VPT(Method):
 
     name, title, paper, year = "vpt", "VPT", "2203.12119", 2022
     learns = "visual tokens"
+    needs = frozenset({"vision"})
     Settings = Settings
     presets = {"shallow": {"depth": 1}, "deep": {"depth": 12}}  # noqa: RUF012
 

@@ -22,7 +22,8 @@ def lengths_table(lengths: Mapping[int, Lengths]) -> str:
     rows = []
     for branch in BRANCHES:
         for seed, found in lengths.items():
-            chosen = getattr(found, branch)
+            if not (chosen := getattr(found, branch)):
+                continue
             cells = _length_cells(chosen, getattr(found, f"{branch}_confidence"))
             rows.append([branch, str(seed), *cells, *["–"] * (layers - len(cells)), str(sum(chosen))])
     head = ["branch", "seed", *(str(n + 1) for n in range(layers)), "tokens"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vlprompt.data.images import open_image
 from vlprompt.data.thumbnails import thumbnail
+from vlprompt.dataset import Text
 from vlprompt.insight.outcome import ClassOutcome, Outcome
 from vlprompt.reports import outcome_plots
 from vlprompt.reports.page import Html, details, figure, paragraph, section, table
@@ -19,6 +20,8 @@ PAIRS = 20
 FIRST = 20
 """Most classes of the table that is open from the start."""
 THUMBNAILS = 12
+SHOWN = 200
+"""Characters of a text."""
 
 
 def outcome_sections(outcome: Outcome) -> list[str]:
@@ -106,6 +109,10 @@ def _card(outcome: Outcome, position: int, most: int) -> str:
     """One image with its likeliest classes and the truth."""
     truth, path = outcome.classnames[outcome.labels[position]], outcome.name(position)
     guesses = "<br>".join(f"{escape(name)} {100 * p:.0f} %" for name, p in outcome.likeliest(position, most))
+    if isinstance(outcome.images[position], Text):
+        return (
+            f"<li><strong>{guesses}</strong>truth: {escape(truth)}<small>{escape(path[:SHOWN])}</small></li>"
+        )
     tiny = ' class="tiny"' if max(open_image(outcome.images[position]).size) <= 64 else ""
     alt = f"{Path(path).name}: {truth}"
     return (

@@ -45,7 +45,15 @@ SIZES = {
     "toy-deep": Size(12, 64, 96, epochs=3, precision="bfloat16", teacher="toy"),
 }
 HERE = Path(__file__).parent
-BUILT_IN = {"toy": HERE / "backbone", "toy-deep": HERE / "backbone-deep"}
+ALONE = "-vision"
+"""Ends the name of a built-in backbone's image branch alone."""
+BUILT_IN = {
+    "toy": HERE / "backbone",
+    f"toy{ALONE}": HERE / "backbone",
+    "toy-deep": HERE / "backbone-deep",
+    f"toy-deep{ALONE}": HERE / "backbone-deep",
+    "toy-text": HERE / "backbone-text",
+}
 """Folder of each committed one."""
 
 

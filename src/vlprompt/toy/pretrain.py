@@ -123,7 +123,7 @@ def _train(
     count = len(examples.images)
     in_epoch = count // batch_size
     steps = epochs * in_epoch
-    optimizer = _optimizer(model, lr)
+    optimizer = make_optimizer(model, lr)
     losses: list[float] = []
     with bar("pretrain", steps, show) as progress:
         for step in range(steps):
@@ -131,7 +131,7 @@ def _train(
                 batches = torch.randperm(count, generator=order).split(batch_size)
                 losses = []
             for group in optimizer.param_groups:
-                group["lr"] = _rate(step, steps, lr)
+                group["lr"] = rate_at(step, steps, lr)
             batch = batches[step % in_epoch]
             losses.append(_step(model, optimizer, examples, teacher, batch, bfloat16))
             note = f"loss {np.mean(losses[-50:]):.3f}"
@@ -141,7 +141,7 @@ def _train(
     return float(np.mean(losses))
 
 
-def _optimizer(model: CLIPModel, lr: float) -> torch.optim.Optimizer:
+def make_optimizer(model: CLIPModel, lr: float) -> torch.optim.Optimizer:
     """AdamW that decays matrices alone."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -149,7 +149,7 @@ def _optimizer(model: CLIPModel, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr, betas=(0.9, 0.98))
 
 
-def _rate(step: int, steps: int, lr: float) -> float:
+def rate_at(step: int, steps: int, lr: float) -> float:
     """A twentieth of the steps up to ``lr``, then half a cosine down to its hundredth."""
     ramp, decay = (step + 1) / max(steps // 20, 1), 0.5 * (1 + math.cos(math.pi * step / steps))
     return lr * min(ramp, max(decay, 0.01))

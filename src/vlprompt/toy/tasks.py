@@ -31,6 +31,7 @@ from vlprompt.toy.scenes import (
     Scene,
     random_scene,
 )
+from vlprompt.toy.stdlib import load_stdlib
 
 SHIFTS = ("sketch", "noise", "occlusion", "palette")
 COUNTS = {"train": 32, "val": 8, "test": 20}
@@ -129,6 +130,8 @@ RENDERED = {
     "textured-shapes": _pairs(TEXTURES[1:9], SHAPES[:8], "texture", "shape", ImageOps.invert),
 }
 TASKS = (*RENDERED, "digits")
+TEXTS = "stdlib"
+"""The task whose examples are texts."""
 
 
 def load_task(name: str, shift: str | None = None) -> Dataset:
@@ -137,12 +140,15 @@ def load_task(name: str, shift: str | None = None) -> Dataset:
     Raises:
         UserError: no such task or shift.
     """
-    if name not in TASKS:
-        raise UserError(f"unknown task 'toy:{name}': there are {', '.join('toy:' + t for t in TASKS)}")
+    if name not in (*TASKS, TEXTS):
+        there = ", ".join(f"toy:{task}" for task in (*TASKS, TEXTS))
+        raise UserError(f"unknown task 'toy:{name}': there are {there}")
     if shift is not None and shift not in SHIFTS:
         raise UserError(f"unknown shift '{shift}': there are {', '.join(SHIFTS)}")
     if name == "digits":
         return _digits()
+    if name == TEXTS:
+        return load_stdlib()
     task = RENDERED[name]
     classes = range(len(task.classnames))
     counts = COUNTS | {"test": max(COUNTS["test"], -(-MIN_TEST // len(classes)))}

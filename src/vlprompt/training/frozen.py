@@ -71,7 +71,9 @@ class _Frozen:
     made = "plain"
 
     def __init__(self, encoder: Encoder, sources: Sequence[ImageSource], draw: Any):
-        self.encoder, self.store, self.sources, self.draw = encoder, encoder.store, sources, draw
+        self.encoder, self.sources, self.draw = encoder, sources, draw
+        # Texts are packed, so the last bits of one depend on the others: the encoder keeps packs.
+        self.store = encoder.store if "vision" in encoder.backbone.branches else None
         self.size = BATCH if self.store is None else min(STORED_BATCH, len(sources))
 
     @cached_property
@@ -103,7 +105,7 @@ class _Frozen:
         images = track(ahead(self._pixels, jobs), what, len(jobs), show)
         for batch in batches:
             with torch.autocast(self.encoder.backbone.device.type, enabled=False):
-                each = [self.encoder.encode_image(next(images)) for _ in range(self.views)]
+                each = [self.encoder.encode_input(next(images)) for _ in range(self.views)]
             yield torch.stack(each)[:, : len(batch)]
 
     def _pixels(self, job: tuple[Tensor, int]) -> Tensor:

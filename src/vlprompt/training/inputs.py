@@ -45,6 +45,8 @@ def make_image_set(
         if frozen:
             return ImageSet(_lookup(image_features(encoder, sources, show)[None]), labels)
         draw = plain_pixels(encoder, sources, keep=True, show=show)
+        if "vision" not in encoder.backbone.branches:
+            return ImageSet(draw, labels)
         features = cache(lambda: image_features(encoder, sources, show, draw))
         device = encoder.backbone.device
         below = hidden_states(encoder, draw, len(items), show)

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vlprompt.data.images import image_loader
 from vlprompt.data.transforms import SCALE, Augmentation, EvalTransform, TrainTransform, image_stats
@@ -21,7 +22,7 @@ from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
 
 Draw = Callable[[Tensor], Tensor]
-"""Positions (b,) -> images (b, 3, s, s) or features (b, E), on the backbone's device."""
+"""Positions (b,) -> images (b, 3, s, s), token ids (b, T) or features (b, E), on the backbone's device."""
 T = TypeVar("T")
 
 BATCH = 64
@@ -41,7 +42,12 @@ class Augmented(Protocol):
 def plain_pixels(
     encoder: Encoder, sources: Sequence[ImageSource], keep: bool = False, show: bool = False
 ) -> Draw:
-    """Images as the backbone's processor prepares them; kept in memory on demand where they fit."""
+    """Images as the backbone's processor prepares them; kept in memory on demand where they fit.
+
+    Of a language model: token ids of texts (b, T), -1 behind shorter ones.
+    """
+    if "vision" not in encoder.backbone.branches:
+        return _token_ids(encoder, sources)
     transform = EvalTransform(encoder.backbone.processor)
     device, dtype = encoder.backbone.device, encoder.backbone.dtype
 
@@ -55,6 +61,16 @@ def plain_pixels(
     kept = [draw(b).cpu() for b in track(batches, "images", len(batches), show)]
     pixels = torch.cat(kept) if kept else torch.empty(0)
     return lambda positions: pixels[positions].to(device)
+
+
+def _token_ids(encoder: Encoder, sources: Sequence[ImageSource]) -> Draw:
+    rows = [torch.tensor(row) for row in encoder.read_texts([str(text) for text in sources])]
+
+    def draw(positions: Tensor) -> Tensor:
+        chosen = [rows[i] for i in positions.tolist()]
+        return pad_sequence(chosen, batch_first=True, padding_value=-1).to(encoder.backbone.device)
+
+    return draw
 
 
 def augmented_pixels(encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation) -> Augmented:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import CLIPModel
+from transformers import CLIPModel, CLIPVisionModel
 
-from vlprompt.engine.attention import AttentionPrompt, prompt_attention
-from vlprompt.engine.backbones.protocol import Backbone
+from vlprompt.engine.backbones.protocol import Backbone, Parts
+from vlprompt.engine.prompt import Branch
 
 
 class CLIPBackbone(Backbone):
@@ -54,26 +54,44 @@ class CLIPBackbone(Backbone):
     def norm_vision(self, hidden: Tensor) -> Tensor:
         return self.model.vision_model.post_layernorm(hidden)
 
-    def enter_attention(self, layer: Any, hidden: Tensor) -> Tensor:
-        return layer.layer_norm1(hidden)
+    def parts(self, layer: Any) -> Parts:
+        return clip_parts(layer)
 
-    def keys_values(self, layer: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        normed, attn = layer.layer_norm1(tokens), layer.self_attn
-        split = (-1, attn.head_dim)
-        key, value = attn.k_proj(normed).unflatten(-1, split), attn.v_proj(normed).unflatten(-1, split)
-        return key.transpose(-3, -2), value.transpose(-3, -2)
 
-    def run_layer(self, layer: Any, hidden: Tensor, prompt: AttentionPrompt) -> Tensor:
-        return layer(hidden, None, prompt=prompt)
+class CLIPVisionBackbone(Backbone):
+    """The image branch of a frozen CLIP alone, before its projection; the model a ``CLIPVisionModel``."""
 
-    def run_last_layer(
-        self, layer: Any, hidden: Tensor, prompt: AttentionPrompt, read: Tensor | slice
-    ) -> Tensor:
-        attn, normed = layer.self_attn, layer.layer_norm1(hidden)
-        query, key, value = (
-            project(x).unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)  # (B, h, R or T, d)
-            for project, x in ((attn.q_proj, normed[:, read]), (attn.k_proj, normed), (attn.v_proj, normed))
-        )
-        attended, _ = prompt_attention(attn, query, key, value, None, scaling=attn.scale, prompt=prompt)
-        hidden = hidden[:, read] + attn.out_proj(attended.flatten(2))
+    Model = CLIPVisionModel
+    branches: ClassVar[frozenset[Branch]] = frozenset({"vision"})
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        super().__init__(model, *args, **kwargs)
+        self.vision_layers = model.encoder.layers
+        self.vision_width = self.joint_width = model.config.hidden_size
+        self.image_size, self.patches = model.config.image_size, model.embeddings.num_patches
+
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        return self.model.embeddings(pixels)
+
+    def enter_vision(self, hidden: Tensor) -> Tensor:
+        return self.model.pre_layrnorm(hidden)
+
+    def finish_vision(self, hidden: Tensor) -> Tensor:
+        return self.norm_vision(hidden[:, 0])
+
+    def norm_vision(self, hidden: Tensor) -> Tensor:
+        return self.model.post_layernorm(hidden)
+
+    def parts(self, layer: Any) -> Parts:
+        return clip_parts(layer)
+
+
+def clip_parts(layer: Any) -> Parts:
+    """A layer of either branch of a CLIP, taken apart."""
+    attn = layer.self_attn
+
+    def leave(hidden: Tensor, attended: Tensor) -> Tensor:
+        hidden = hidden + attn.out_proj(attended)
         return hidden + layer.mlp(layer.layer_norm2(hidden))
+
+    return Parts(layer.layer_norm1, attn.q_proj, attn.k_proj, attn.v_proj, attn.head_dim, attn.scale, leave)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,22 +13,28 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.utils import logging
 
-from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.backbones.hub import fetch
-from vlprompt.engine.backbones.metaclip_2 import MetaClip2Backbone
 from vlprompt.engine.backbones.protocol import Backbone
-from vlprompt.engine.backbones.siglip import SiglipBackbone
 from vlprompt.engine.backbones.weights import read_weights
 from vlprompt.errors import UserError
-from vlprompt.toy.model import BUILT_IN
+from vlprompt.toy.model import ALONE, BUILT_IN
 
-FAMILIES: dict[str, type[Backbone]] = {
-    "clip": CLIPBackbone,
-    "metaclip_2": MetaClip2Backbone,
-    "siglip": SiglipBackbone,
+FAMILIES: dict[str, type[Backbone] | str] = {
+    "bert": "bert.BertBackbone",
+    "clip": "clip.CLIPBackbone",
+    "clip_vision_model": "clip.CLIPVisionBackbone",
+    "dinov2": "dinov2.Dinov2Backbone",
+    "dinov3_vit": "dinov3_vit.Dinov3ViTBackbone",
+    "gpt2": "gpt2.GPT2Backbone",
+    "llama": "llama.LlamaBackbone",
+    "metaclip_2": "metaclip_2.MetaClip2Backbone",
+    "qwen2": "llama.Qwen2Backbone",
+    "siglip": "siglip.SiglipBackbone",
+    "vit": "vit.ViTBackbone",
 }
-"""The family of each ``model_type`` that a config.json may name."""
+"""The family of each ``model_type`` that a config.json may name: a class, or where it is to be imported."""
 
 SMALLEST_VOCABULARY = 256
 """A byte-level tokenizer has a token for every byte."""
@@ -41,8 +48,9 @@ def load_backbone(
     """Load a frozen backbone by name.
 
     Args:
-        name: ``toy`` or ``toy-deep``, a local folder in the format of ``transformers``, or a hub id, with
-            ``@`` and a commit, branch or tag behind it where it shall not be the main branch.
+        name: ``toy`` or ``toy-deep``, with ``-vision`` behind it their image branch alone; the language
+            model ``toy-text``; a local folder of ``transformers``; or a hub id, with ``@`` and a
+            commit, branch or tag behind it where it shall not be the main branch.
 
     Raises:
         UserError: nothing there, no network, weights that cannot be used, or not a known family.
@@ -71,7 +79,7 @@ def _load(
 ) -> Backbone:
     config = _config(name, folder)
     tensors, digest = read_weights(folder, name)
-    family = FAMILIES[config.model_type]
+    family = _family(config.model_type)
     with _refusing(name):
         model, report = family.Model.from_pretrained(
             None,
@@ -80,13 +88,17 @@ def _load(
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below
+            **family.options,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(  # this backend needs no torchvision
-            folder, backend="pil", trust_remote_code=False
-        )
+        tokenizer = processor = None
+        if "text" in family.branches:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if "vision" in family.branches:
+            processor = AutoImageProcessor.from_pretrained(  # this backend needs no torchvision
+                folder, backend="pil", trust_remote_code=False
+            )
     _check_weights(name, report)
-    if len(tokenizer) < SMALLEST_VOCABULARY:  # what transformers makes of a folder without one
+    if tokenizer is not None and len(tokenizer) < SMALLEST_VOCABULARY:  # made of a folder without one
         raise UserError(f"model '{name}' has no tokenizer: copy its tokenizer files into the folder")
     return family(model.to(device), tokenizer, processor, name, commit, digest)
 
@@ -118,24 +130,37 @@ def _config(name: str, folder: Path) -> Any:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model folder '{name}': config.json cannot be read ({reason})") from error
     if config.model_type not in FAMILIES:
-        known = " or ".join(f"'{family}'" for family in FAMILIES)
+        known = ", ".join(FAMILIES)
         raise UserError(
-            f"model '{name}' is of type '{config.model_type}': give a dual encoder of type {known}"
+            f"model '{name}' is of type '{config.model_type}', of which no layer is known that takes "
+            f"prompts: give one of type {known}"
         )
-    return config
+    return config.vision_config if name in BUILT_IN and name.endswith(ALONE) else config
+
+
+def _family(model_type: str) -> type[Backbone]:
+    family = FAMILIES[model_type]
+    if isinstance(family, str):  # imported now: a family brings its model's module with it
+        module, _, name = family.partition(".")
+        return getattr(importlib.import_module(f"vlprompt.engine.backbones.{module}"), name)
+    return family
 
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """What ``transformers`` cannot read, in one line."""
+    """What ``transformers`` cannot read, in one line; of tensors that it does not use it says nothing."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"model '{name}' cannot be loaded: {reason} "
-            "(it needs config.json, weights, tokenizer and preprocessor_config.json)"
+            "(it needs config.json, weights, and the files of its tokenizer and image processor)"
         ) from error
+    finally:
+        logging.set_verbosity(before)
 
 
 def _check_weights(name: str, report: dict[str, Any]) -> None:

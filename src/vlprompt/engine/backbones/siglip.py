@@ -23,6 +23,7 @@ class SiglipBackbone(CLIPBackbone):
 
     Model = SiglipModel
     starts = 0
+    causal = False
 
     def __init__(self, model: Any, tokenizer: Any, *args: Any, **kwargs: Any):
         if not model.vision_model.use_head:

@@ -40,6 +40,7 @@ class DPL(Method):
     paper = "2501.00457"
     year = 2025
     learns = "context length and key/value prompts of every layer, text and vision"
+    needs = frozenset()
     Settings = Settings
     presets = {"paper": PAPER}  # noqa: RUF012
     retired = RETIRED
@@ -119,6 +120,8 @@ class DPL(Method):
             )
         else:
             search = type(self)(self.encoder, self.classnames, replace(s, fresh=False), self.templates)
+        if self.head is not None:  # as it starts here
+            search.load_state_dict({"head": self.head.detach()}, strict=False)
         return [Stage("search", search), Stage("train", self, lambda: self.take(search.lengths))]
 
     def take(self, found: Lengths | None) -> None:
@@ -170,7 +173,7 @@ class DPL(Method):
         found, gates = self.lengths, self.gates
         assert found is not None
         for layer, prompt in enumerate([*self.text_prompts, *self.vision_prompts]):
-            prompt.data = prompt.data[gates.open[layer, : len(prompt)]]
+            prompt.data, prompt.grad = prompt.data[gates.open[layer, : len(prompt)]], None
         self.settings = replace(self.settings, text_lengths=found.text, vision_lengths=found.vision)
         self.gates, self.found = None, found
 

@@ -26,6 +26,7 @@ from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
 class Supernet(Method):
     """Search stage: a prompt (c, D) for every layer and every c in 1 ... C, and the alphas."""
 
+    needs = frozenset()
     Settings = Settings
 
     def build(self) -> None:
@@ -76,11 +77,9 @@ class Supernet(Method):
 
     def epoch_record(self) -> dict[str, Any]:
         """softmax(alpha) of every layer."""
+        both = {"text": self.text_alphas, "vision": self.vision_alphas}
         return {
-            "alphas": {
-                "text": self.text_alphas.detach().softmax(-1).tolist(),
-                "vision": self.vision_alphas.detach().softmax(-1).tolist(),
-            }
+            "alphas": {k: alphas.detach().softmax(-1).tolist() for k, alphas in both.items() if len(alphas)}
         }
 
 
