@@ -10,10 +10,14 @@ import torch
 from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
+from support import toy_encoder
 from vlprompt.data import open_image
 from vlprompt.data.images import load_images, readable
 from vlprompt.data.transforms import EvalTransform, TrainTransform, image_stats, random_box, resized
+from vlprompt.dataset import Item
 from vlprompt.errors import UserError
+from vlprompt.methods import get_method
+from vlprompt.training.inputs import make_image_set
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +231,19 @@ def test_boxes_follow_the_law_of_the_releases():
     assert gaps.max() < 0.03  # uniform
     left = boxes[:, 0] / np.maximum(400 - width, 1)
     assert abs(left[width < 300].mean() - 0.5) < 0.03
+
+
+def test_a_method_may_have_larger_crops():
+    """MMRL's are half of the area and more; seen in how much of a ramp is left of the picture."""
+    ramp = np.repeat(np.linspace(0, 255, 64, dtype=np.uint8)[None, :, None], 64, 0).repeat(3, 2)
+    assert [get_method(name).smallest_crop for name in ("coop", "mmrl")] == [0.08, 0.5]
+    shares = {}
+    for smallest in (0.08, 0.5):
+        torch.manual_seed(0)
+        split = make_image_set(toy_encoder(), [Item(ramp, 0)], "crop", smallest=smallest)
+        drawn = torch.cat([split.images(torch.tensor([0])) for _ in range(60)])[:, 0]
+        shares[smallest] = (drawn.amax((1, 2)) - drawn.amin((1, 2))).min()
+    assert shares[0.5] > 2 * shares[0.08]
 
 
 @pytest.mark.parametrize(("size", "box"), [((1000, 10), (493, 0, 506, 10)), ((10, 1000), (0, 493, 10, 506))])

@@ -171,6 +171,15 @@ def test_settings_of_a_suite():
     assert benchmark.settings_for("coop", "dtd") == {}
 
 
+def test_what_is_added_brings_its_settings_of_a_data_set():
+    benchmark, toy = SUITES["benchmark"], SUITES["toy"]
+    assert benchmark.settings_for("maple+atprompt", "dtd") == {"attributes": ("pattern", "color", "design")}
+    assert benchmark.settings_for("atprompt+kgcoop", "sun397") == {"attributes": ("function",)}
+    assert benchmark.settings_for("mmrl", "imagenet") == {"batch_size": 32, "epochs": 5}
+    assert benchmark.settings_for("mmrl", "imagenet", "cross-dataset")["epochs"] == 1
+    assert toy.settings_for("dpl+mmrl", "shapes") == toy.settings_for("dpl", "shapes") | {"start": 3}
+
+
 @pytest.mark.parametrize("name", sorted(SUITES.keys() - {OWN}))
 def test_suites_name_data_sets_and_settings_that_exist(name):
     suite = SUITES[name]

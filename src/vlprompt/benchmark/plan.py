@@ -134,7 +134,7 @@ def _cells(
     for shots in sorted(set(choice.shots)) if protocol == "few-shot" else [max(choice.shots)]:
         basis = kind.settings_for(shots, **published)
         for dataset in datasets:
-            usual = kind.settings_for(shots, **published | suite.settings_for(method, dataset))
+            usual = kind.settings_for(shots, **published | suite.settings_for(method, dataset, preset))
             wanted = dataclasses.replace(usual, **changes)
             features = choice.views and augment != "none" and _needs(kind, wanted, encoder) == "features"
             for seed in dict.fromkeys(choice.seeds):

@@ -187,7 +187,8 @@ def _own_changes(run: Mapping[str, Any], named: set[str]) -> dict[str, Any]:
         named: settings that runs of the same task changed; one of the suite's that is missing in
             ``run`` only was set back to its published value.
     """
-    suite = SUITES[run["suite"]].settings_for(run["method"], run["dataset"]) if run["suite"] in SUITES else {}
+    which = run["method"], run["dataset"], run["preset"]
+    suite = SUITES[run["suite"]].settings_for(*which) if run["suite"] in SUITES else {}
     own = {key: value for key, value in run["settings"].items() if key not in suite or suite[key] != value}
     return own | {key: "published" for key in suite if key in named - set(run["settings"])}
 

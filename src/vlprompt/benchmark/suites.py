@@ -5,9 +5,10 @@ Names only; images come from :func:`vlprompt.data.load` when a run needs them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from vlprompt.methods import all_methods
 from vlprompt.toy.tasks import SHIFTS, TASKS
 from vlprompt.training.inputs import Augment
 
@@ -26,7 +27,8 @@ class Suite:
         augment: augmentation in training.
         prefix: what :func:`vlprompt.data.load` wants before a data set's name.
         needs_root: whether the images lie in a folder of the user's.
-        settings: changes to published settings by method, or by "method@dataset" for one data set.
+        settings: changes to published settings by method, or by "method@dataset" for one data set, or by
+            "method@dataset/preset" where the method's preset for a protocol is taken.
         seconds: rough time on one core of a run through the image branch, before any run is recorded.
     """
 
@@ -39,10 +41,19 @@ class Suite:
     needs_root: bool = False
     settings: dict[str, Changes] = field(default_factory=dict)
 
-    def settings_for(self, method: str, dataset: str) -> Changes:
-        """Changes for a method (of ``dpl+kgcoop``: for ``dpl``) on a data set."""
-        name = method.split("+")[0]
-        return self.settings.get(name, {}) | self.settings.get(f"{name}@{dataset}", {})
+    def settings_for(self, method: str, dataset: str, preset: str = "") -> Changes:
+        """Changes for a method on a data set; of ``dpl+mmrl`` those of ``dpl`` and of what ``mmrl`` adds."""
+        name, *added = method.split("+")
+        found: Changes = {}
+        for part in added:
+            kind = all_methods()[part].added if part in all_methods() else None
+            known = {f.name for f in fields(kind.Settings)} if kind else set()
+            found |= {k: v for k, v in self._changes(part, dataset, preset).items() if k in known}
+        return found | self._changes(name, dataset, preset)
+
+    def _changes(self, name: str, dataset: str, preset: str) -> Changes:
+        keys = name, f"{name}@{dataset}", f"{name}@{dataset}/{preset}"
+        return {k: v for key in keys for k, v in self.settings.get(key, {}).items()}
 
 
 # The built-in tasks have 160 to 1,280 training images and two cores: far fewer steps than published, with
@@ -58,10 +69,11 @@ _TOY: dict[str, Changes] = {
     "prograd": _FEATURES,
     "genpt": _FEATURES,
     "cocoop": {"optimizer": "adamw", "lr": 0.005, "batch_size": 8, "epochs": 8},
-    "vpt": _PIXELS,
+    # As many tokens as IVLP: two a layer and branch.
+    "vpt": _PIXELS | {"n_ctx": 4},
     "ivlp": _PIXELS,
     "maple": _PIXELS,
-    "promptsrc": _PIXELS | {"gpa_mean": 13.0, "gpa_std": 2.0},
+    "promptsrc": _PIXELS | {"n_ctx": 2, "gpa_mean": 13.0, "gpa_std": 2.0},
     "dpl": _PIXELS,
     # None of those below was tuned: rates and epochs of their kind, and layers that four layers have.
     "atprompt": _FEATURES,
@@ -111,6 +123,8 @@ IMAGENET_SETTINGS: dict[str, Changes] = {
     "taskres@imagenet": {"lr": 2e-4},
     "taskres@flowers102": {"alpha": 1.0},
     "mma@imagenet": {"batch_size": 128},
+    "mmrl@imagenet": {"batch_size": 32, "epochs": 5},
+    "mmrl@imagenet/cross-dataset": {"epochs": 1},
     "mmrl@eurosat": {"width": 2048, "regularization": 0.01},
     **{f"promptkd@{name}": {"distill": 200.0} for name in ("fgvcaircraft", "flowers102", "dtd")},
     **{f"mmrl@{name}": {"regularization": weight} for name, weight in MMRL_WEIGHTS.items()},

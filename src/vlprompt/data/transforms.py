@@ -53,15 +53,17 @@ Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels."""
 
 
-def random_box(width: int, height: int, generator: torch.Generator | None = None) -> Box:
+def random_box(
+    width: int, height: int, generator: torch.Generator | None = None, smallest: float = SCALE[0]
+) -> Box:
     """A crop as torchvision's ``RandomResizedCrop`` draws it, from this generator or torch's own.
 
-    The area is uniform in ``SCALE``, the log of the aspect ratio in that of ``RATIO``; ten tries, then the
-    largest centred crop within the ratios.
+    The area is uniform from ``smallest`` to all, the log of the aspect ratio in that of ``RATIO``; ten tries,
+    then the largest centred crop within the ratios.
     """
     low, high = map(math.log, RATIO)
     for _ in range(10):
-        area = width * height * torch.empty(1).uniform_(*SCALE, generator=generator).item()
+        area = width * height * torch.empty(1).uniform_(smallest, SCALE[1], generator=generator).item()
         ratio = math.exp(torch.empty(1).uniform_(low, high, generator=generator).item())
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -96,6 +98,7 @@ class TrainTransform:
         augment: ``crop+flip`` is the field's: a random resized crop of 0.08 to 1 of the area, half of
             them mirrored; ``crop`` is without the mirror; ``gentle`` moves, turns and stretches the
             whole picture a little, for pictures so small or of such classes that a crop loses them.
+        smallest: smallest share of the area of a crop, where it is another than the field's.
     """
 
     def __init__(
@@ -104,8 +107,9 @@ class TrainTransform:
         mean: Sequence[float],
         std: Sequence[float],
         augment: Augmentation = "crop+flip",
+        smallest: float = SCALE[0],
     ):
-        self.size, self.augment = size, augment
+        self.size, self.augment, self.smallest = size, augment, smallest
         self.affine: Any = _affine() if augment == "gentle" else None
         self.mean, self.std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
 
@@ -120,7 +124,9 @@ class TrainTransform:
         for image, seed in zip(images, each, strict=True):
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             height, width = image.shape[1:]
-            box = (0, 0, width, height) if self.augment == "gentle" else random_box(width, height, generator)
+            box = (0, 0, width, height)
+            if self.augment != "gentle":
+                box = random_box(width, height, generator, self.smallest)
             mirrored = self.augment == "crop+flip" and bool(torch.rand(1, generator=generator) < 0.5)
             drawn.append((image, box, mirrored))
         made = in_parallel(lambda one: resized(*one, self.size), drawn)

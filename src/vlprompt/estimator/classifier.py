@@ -250,7 +250,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         if not method.trains:  # nothing will be drawn
             labels = torch.tensor([item.label for item in train])
             return {"train": ImageSet(plain_pixels(encoder, [item.image for item in train]), labels)}
-        splits = {"train": make_image_set(encoder, train, augment, self.views, frozen, self.verbose)}
+        how = augment, self.views, frozen, self.verbose, method.smallest_crop
+        splits = {"train": make_image_set(encoder, train, *how)}
         if (needs_val or validate) and val:  # without, the training says so
             splits["val"] = make_image_set(encoder, val, "none", frozen=frozen, show=self.verbose)
         made = f"{dataset.name}, {augment}, {self.views} numbered views"

@@ -150,6 +150,8 @@ class Method(nn.Module):
     """What this method adds to the cross-entropy, for the prompts of any other (``dpl+kgcoop``)."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Other published settings, by name: what differs from the defaults."""
+    smallest_crop: ClassVar[float] = 0.08
+    """Smallest share of the area of a random crop that it was published with."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Settings that have no default: it cannot be trained without them."""
     retired: ClassVar[frozenset[str]] = frozenset()

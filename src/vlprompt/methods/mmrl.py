@@ -168,6 +168,7 @@ class MMRL(Representation):
     learns = "tokens of a shared space, their maps into the upper layers, and a second image projection"
     Settings = Settings
     added = Representation
+    smallest_crop = 0.5
     presets = {  # noqa: RUF012
         "few-shot": {"batch_size": 32, "epochs": 50},
         "cross-dataset": {"batch_size": 32, "epochs": 1, "warmup": False, "regularization": 0.2},

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlprompt.data.transforms import Augmentation
+from vlprompt.data.transforms import SCALE, Augmentation
 from vlprompt.dataset import Item
 from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
@@ -30,6 +30,7 @@ def make_image_set(
     views: int = 0,
     frozen: bool = False,
     show: bool = False,
+    smallest: float = SCALE[0],
 ) -> ImageSet:
     """Images for the training loop.
 
@@ -38,6 +39,7 @@ def make_image_set(
         views: number of fixed augmented views whose features are computed once, where ``frozen``;
             0 draws fresh ones at every step, as published.
         frozen: no visual prompt is learned, so the features of fixed pixels are constants.
+        smallest: share of the area of the smallest crop.
     """
     labels = torch.tensor([item.label for item in items], dtype=torch.long)
     sources = [item.image for item in items]
@@ -53,7 +55,7 @@ def make_image_set(
         return ImageSet(draw, labels, lambda positions: features()[positions.to(device)], below)
     if frozen and views:
         return ImageSet(_lookup(view_features(encoder, sources, augment, views, show)), labels)
-    return ImageSet(augmented_pixels(encoder, sources, augment), labels)
+    return ImageSet(augmented_pixels(encoder, sources, augment, smallest), labels)
 
 
 def hidden_states(

@@ -73,15 +73,17 @@ def _token_ids(encoder: Encoder, sources: Sequence[ImageSource]) -> Draw:
     return draw
 
 
-def augmented_pixels(encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation) -> Augmented:
+def augmented_pixels(
+    encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation, smallest: float = SCALE[0]
+) -> Augmented:
     """Augmented images; decoded when needed, and kept up to ``KEPT_BYTES``.
 
     Images are reduced only so far that the smallest crop is not enlarged.
     """
     stats = image_stats(encoder.backbone.processor)
-    transform = TrainTransform(stats.size, stats.mean, stats.std, augment)
+    transform = TrainTransform(stats.size, stats.mean, stats.std, augment, smallest)
     device, dtype = encoder.backbone.device, encoder.backbone.dtype
-    side = math.ceil(stats.size / math.sqrt(SCALE[0]))
+    side = math.ceil(stats.size / math.sqrt(smallest))
     load, kept, room = image_loader(side), dict[int, Tensor](), KEPT_BYTES
 
     def draw(positions: Tensor, seeds: Sequence[int] = ()) -> Tensor:
