@@ -17,6 +17,7 @@ from support import (
     write_photos,
 )
 from vlprompt import PromptClassifier, UserError
+from vlprompt.benchmark.protocols import Cell, run_cell
 from vlprompt.estimator.teacher import Teacher, unlabelled
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch
@@ -145,6 +146,18 @@ def test_who_cannot_teach_is_refused(photos, teacher, tmp_path):
     settings = QUICK | {"teacher": str(tmp_path / "linear")}
     with pytest.raises(UserError, match=r"teacher '.*linear' has other classes: a linear probe knows only"):
         PromptClassifier("promptkd", settings=settings).fit(photos[0], ["cat", "dog"] * 6)
+
+
+def test_base_to_new_learns_on_the_images_of_all_classes(tmp_path):
+    teacher = tmp_path / "zeroshot"
+    PromptClassifier("zeroshot").fit(np.zeros((4, 32, 32, 3), np.uint8), ["cat", "dog"] * 2).save(teacher)
+    settings = QUICK | {"teacher": str(teacher), "epochs": 1}
+    cell = Cell(
+        suite="toy", protocol="base-to-new", dataset="digits", method="promptkd", settings=settings, shots=1
+    )
+    record = run_cell(cell)
+    assert record["metrics"].keys() == {"base", "new"} and record["metrics"]["new"]["n"] > 0
+    assert record["history"]["train"]["epochs"] == 1
 
 
 def test_damaged_features_of_the_teacher_are_named(photos, teacher, tmp_path):

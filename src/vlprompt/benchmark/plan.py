@@ -199,7 +199,7 @@ def _refusal(cell: Cell, encoder: Encoder) -> str:
     kind, settings = get_method(cell.method, files=True), _settings(cell)
     try:
         check_required(kind, settings)
-        if cell.protocol not in NEW_CLASSES:
+        if cell.protocol not in NEW_CLASSES or (kind.transductive and cell.protocol == "base-to-new"):
             return ""
         method = kind(encoder, ("cat", "dog"), settings)
         method.transfer(("car", "plane", "ship"))

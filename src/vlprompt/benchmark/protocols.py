@@ -25,6 +25,7 @@ from vlprompt.dataset import Dataset
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
+from vlprompt.methods.base import Method
 from vlprompt.training.inputs import Augment
 from vlprompt.training.processes import one_thread
 
@@ -87,7 +88,9 @@ class Cell:
     def published(self) -> str:
         """Digest of the settings that ``settings`` changes: a later version may have other defaults."""
         kind = get_method(self.method, files=True)
-        return _digest(dataclasses.asdict(kind.settings_for(self.shots, **kind.preset(self.preset))))
+        values = dataclasses.asdict(kind.settings_for(self.shots, **kind.preset(self.preset)))
+        crop = kind.smallest_crop
+        return _digest(values | ({} if crop == Method.smallest_crop else {"smallest_crop": crop}))
 
     @property
     def key(self) -> str:
@@ -164,6 +167,9 @@ def base_to_new(cell: Cell) -> tuple[PromptClassifier, Metrics]:
     """Train on the first half of the classes, test on them and, by their names alone, on the others."""
     dataset = _sample(cell, _suite(cell).prefix + cell.dataset)
     base, new = data.subsample(dataset, "base"), data.subsample(dataset, "new")
+    if get_method(cell.method, files=True).transductive:  # on images of all classes, as published
+        classifier = _fit(cell, dataset)
+        return classifier, {"base": _transfer(classifier, base), "new": _transfer(classifier, new)}
     classifier = _fit(cell, base)
     return classifier, {"base": classifier.evaluate(base.test), "new": _transfer(classifier, new)}
 

@@ -66,7 +66,7 @@ def bench(
 
     Args:
         suite: 'toy' is built in; 'benchmark' is the 11 data sets of the field, below --root.
-        methods: names ('vlprompt methods' lists them), own files my_method.py, or 'all'.
+        methods: names ('vlprompt methods' lists them), own files my_method.py; 'all' stands for every method.
         datasets: for few-shot and base-to-new; all of the suite by default. The other protocols train on
             the suite's source.
         protocols: few-shot, base-to-new, cross-dataset, domain, or 'all'.
@@ -90,7 +90,7 @@ def bench(
 
     choice = Choice(
         suite=suite,
-        methods=tuple(all_methods()) if methods == (ALL,) else methods,
+        methods=tuple(m for name in methods for m in (all_methods() if name == ALL else [name])),
         datasets=datasets or SUITES[suite].datasets,
         protocols=tuple(PROTOCOLS) if protocols == (ALL,) else cast("tuple[Protocol, ...]", protocols),
         shots=shots,

@@ -152,6 +152,8 @@ class Method(nn.Module):
     """Other published settings, by name: what differs from the defaults."""
     smallest_crop: ClassVar[float] = 0.08
     """Smallest share of the area of a random crop that it was published with."""
+    transductive: ClassVar[bool] = False
+    """Whether it learns on images without labels, and so on those of the new classes too."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Settings that have no default: it cannot be trained without them."""
     retired: ClassVar[frozenset[str]] = frozenset()

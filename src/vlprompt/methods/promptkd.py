@@ -85,6 +85,7 @@ class PromptKD(VPT):
     Settings = Settings
     presets = {"cross-dataset": {"depth": 3}}  # noqa: RUF012
     requires = ("teacher",)
+    transductive = True
 
     def build(self) -> None:
         """Prompts, a projector and class features (K, T); T is E until the teacher is known."""
