@@ -514,6 +514,10 @@ def test_mmrl_is_not_put_where_other_tokens_stand():
         assert (both.class_features() - features).abs().max() > 1e-4, "the context plays no part"
 
 
+def test_what_is_added_needs_its_branches():
+    assert get_method("dpl").needs == set() and get_method("dpl+mmrl").needs == {"text", "vision"}
+
+
 def test_coprompt_asks_for_another_view_and_a_drawn_sentence():
     texts = ("a photo of a {}.", "this is {}.")
     method = make("coprompt", templates=texts, depth=2)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vlprompt.engine.packing import Row
 from vlprompt.errors import UserError
 from vlprompt.methods import vpt
-from vlprompt.methods.base import Batch, Losses
+from vlprompt.methods.base import Batch, Losses, Method, is_features
 from vlprompt.methods.losses import distillation
 from vlprompt.methods.vpt import VPT
 from vlprompt.typed import Between, Epochs, Length, Positive, Rate
@@ -84,6 +84,7 @@ class PromptKD(VPT):
     learns = "visual tokens and a projector, from a larger teacher's answers to images without labels"
     Settings = Settings
     presets = {"cross-dataset": {"depth": 3}}  # noqa: RUF012
+    needs = Method.needs
     requires = ("teacher",)
     transductive = True
 
@@ -136,7 +137,7 @@ class PromptKD(VPT):
 
     def image_features(self, images: Tensor, below: Callable[[int], Tensor] | None = None) -> Tensor:
         """Projected into the teacher's space (B, T); features given are features returned."""
-        if images.ndim == 2:
+        if is_features(images):
             return images
         features = self.encoder.encode_image(images, self.vision_prompt(), below, normalize=False)
         return F.normalize(self.projector(features.to(next(self.projector.parameters()).dtype)), dim=-1)

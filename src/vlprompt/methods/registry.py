@@ -75,6 +75,7 @@ def _compose(name: str, files: bool) -> type[Method]:
         "name": name,
         "title": " + ".join(m.title for m in (prompts, *others)),
         "Settings": settings,
+        "needs": prompts.needs.union(*(loss.needs for loss in losses)),
         "__doc__": settings.__doc__,
         "__module__": prompts.__module__,
     }
