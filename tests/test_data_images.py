@@ -261,6 +261,18 @@ def test_a_crop_is_resized_as_pillow_does(mirrored):
     assert np.array_equal(ours, expected)
 
 
+@pytest.mark.parametrize("augment", ["crop+flip", "crop", "gentle"])
+def test_a_part_of_a_batch_is_drawn_as_the_whole_would_be(augment):
+    transform = TrainTransform(16, (0.5,) * 3, (0.5,) * 3, augment)
+    images = [torch.randint(256, (3, 24, 30), dtype=torch.uint8) for _ in range(5)]
+    drawn = []
+    for part in (slice(None), slice(2, 4)):
+        torch.manual_seed(1)
+        drawn.append((transform(images, part), torch.rand(1)))
+    (whole, after), (some, after_some) = drawn
+    assert torch.equal(whole[2:4], some) and torch.equal(after, after_some)
+
+
 def test_a_seed_draws_the_same_views_whatever_the_threads():
     images = [torch.randint(256, (3, 40 + i, 50), dtype=torch.uint8) for i in range(20)]
     transform, drawn = TrainTransform(16, (0.5,) * 3, (0.5,) * 3), []

@@ -1,5 +1,7 @@
 """Every shortcut of the encoder against the plain way, float64, same weights."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -487,3 +489,22 @@ def test_a_method_s_class_features_are_those_of_the_plain_way(name):
         encoder.memory = memory
         ours = encoder.encode_text(method.sequences, method.text_prompt())
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_an_encoder_may_be_shared_by_threads(both):
+    """The app's visitors do; without care one takes away what another is just about to read."""
+    encoder, before = both[0], sys.getswitchinterval()
+
+    def ask(start: int) -> list[float]:
+        return [float(encoder._constant(lambda n=n: torch.tensor(float(n)), n)) for n in numbers(start)]
+
+    def numbers(start: int) -> list[int]:
+        return [(start + step) % 11 for step in range(2000)]
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(ask, range(8)))
+    finally:
+        sys.setswitchinterval(before)
+    assert found == [list(map(float, numbers(start))) for start in range(8)]

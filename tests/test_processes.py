@@ -33,17 +33,23 @@ METHODS = {
     "prograd": SHORT | {"n_ctx": 3, "lr": 0.5},  # far enough for gradients in conflict
     "promptsrc": SHORT | WORDLESS | {"gpa_mean": 1.0},
     "dpl": SHORT | {"search_epochs": 2, "text_max": 2, "vision_max": 2},
+    "genpt": SHORT | WORDLESS,  # draws in its loss
     "cocoop": SHORT | WORDLESS | {"batch_size": 1},  # too few to share out
 }
 
 
 def split(seed: int, spoilt: int | None = None) -> ImageSet:
-    """Random images, one of them not a number on demand."""
+    """Random images, drawn anew at each call; one of them not a number on demand."""
     draw = torch.Generator().manual_seed(seed)
     pixels = torch.randn(IMAGES, 3, 32, 32, generator=draw)
     if spoilt is not None:
         pixels[spoilt] = torch.nan
-    return ImageSet(lambda positions: pixels[positions], torch.arange(IMAGES) % len(CLASSES))
+
+
+    def images(positions: torch.Tensor, part: slice) -> torch.Tensor:
+        return (pixels[positions] + 0.1 * torch.randn(len(positions), 3, 32, 32))[part]
+
+    return ImageSet(images, torch.arange(IMAGES) % len(CLASSES), random=True)
 
 
 def train(method: str, spoilt: int | None = None) -> dict:
@@ -54,6 +60,8 @@ def train(method: str, spoilt: int | None = None) -> dict:
         kind = get_method(method)
         encoder = Encoder(load_backbone("toy", dtype=torch.float64))
         fitted = kind(encoder, CLASSES, kind.Settings(**METHODS[method]))
+        if method == "genpt":
+            fitted.see(torch.randn(IMAGES, encoder.backbone.joint_width), split(1).labels)
         options = TrainOptions(seed=1, device="cpu", clip_grad=1.0)
         history = fit(fitted, {"train": split(1, spoilt), "val": split(2)}, options, show=False)
     finally:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -17,9 +18,12 @@ from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
+from vlprompt.methods.dpl.gates import Gates
 from vlprompt.training.imageset import ImageSet
 from vlprompt.training.loop import fit
 from vlprompt.training.options import TrainOptions, learning_rates
+from vlprompt.training.processes import Processes
+from vlprompt.training.stages import StageRun
 
 NAMES = ("cat", "school_bus", "sunflower")
 LR = load_file(GOLDEN / "coop_steps.safetensors")
@@ -304,6 +308,43 @@ def test_options_that_make_no_sense_are_refused(wrong):
     (name,) = wrong
     with pytest.raises(UserError, match=name):
         TrainOptions(**wrong)
+
+
+def test_a_stage_knows_nothing_of_gradients_that_an_earlier_one_left_infinite():
+    """As float16 leaves them when its scale is too large in the last step; here with the scaler alone."""
+    options = TrainOptions(clip_grad=1.0, device="cpu")
+    processes = Processes(options, torch.device("cpu"))
+    processes.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)
+    settings = get_method("dpl").Settings(epochs=1, batch_size=9, fresh=True)
+    method = get_method("dpl")(random_encoder(torch.float32), NAMES, settings)
+    scales = []
+    for stage in method.stages():
+        stage.enter()
+        before = [p.detach().clone() for p in stage.method.text_prompts]
+        StageRun(stage, {"train": random_split()}, options, 1, processes, None, False).run()
+        moved = [not torch.equal(a, b) for a, b in zip(before, stage.method.text_prompts, strict=True)]
+        scales.append(processes.scaler.get_scale())
+        assert all(moved) == (stage.name == "train"), "a step with infinite gradients is left out, no other"
+        stage.method.finish()
+        processes.scaler.update(2.0**10)
+    assert scales == [math.inf, 2.0**10]
+
+
+def test_a_step_that_overflows_says_nothing_of_any_tokens_worth():
+    gates = Gates(torch.tensor([2, 2]), 2)
+    gates.probe.grad = torch.tensor([[torch.inf, 1.0], [0.0, 1.0]])
+    gates.after_step(3)
+    gates.probe.grad = torch.tensor([[3.0, 1.0], [0.0, 0.0]])
+    gates.after_step(3)
+    torch.testing.assert_close(gates.worth, 0.05 * torch.tensor([[0.75, 0.25], [0.0, 0.0]]))
+
+
+def test_the_callers_own_accelerator_stays_as_it_was():
+    own = Accelerator(mixed_precision="bf16", cpu=True)
+    train(epochs=1)
+    assert own.mixed_precision == "bf16" and own.num_processes == 1
+    train(options=TrainOptions(precision="bf16", device="cpu"), epochs=1)
+    assert Accelerator().mixed_precision == "bf16"
 
 
 def test_fp16_needs_a_gpu():

@@ -113,11 +113,14 @@ class TrainTransform:
         self.affine: Any = _affine() if augment == "gentle" else None
         self.mean, self.std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
 
-    def __call__(self, images: Sequence[Tensor], seeds: Sequence[int] = ()) -> Tensor:
+    def __call__(
+        self, images: Sequence[Tensor], seeds: Sequence[int] = (), part: slice = slice(None)
+    ) -> Tensor:
         """uint8 images (3, H, W) of any sizes -> (B, 3, size, size); drawn in order, made in parallel.
 
         Args:
             seeds: one an image, which decides alone what is drawn for it; otherwise torch's generator does.
+            part: of the images; what is drawn for it is the same as if all were wanted.
         """
         each: Sequence[int | None] = seeds or [None] * len(images)
         drawn = []
@@ -129,10 +132,10 @@ class TrainTransform:
                 box = random_box(width, height, generator, self.smallest)
             mirrored = self.augment == "crop+flip" and bool(torch.rand(1, generator=generator) < 0.5)
             drawn.append((image, box, mirrored))
-        made = in_parallel(lambda one: resized(*one, self.size), drawn)
+        made = in_parallel(lambda one: resized(*one, self.size), drawn if self.affine else drawn[part])
         pixels = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 255  # (B, 3, s, s)
         if self.affine is not None:
-            pixels = self._moved(pixels, seeds).clamp(0, 1)
+            pixels = self._moved(pixels, seeds).clamp(0, 1)[part]
         return (pixels - self.mean) / self.std
 
     def _moved(self, pixels: Tensor, seeds: Sequence[int]) -> Tensor:

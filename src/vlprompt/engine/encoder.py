@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -37,6 +38,9 @@ KEPT_PER_TOKEN = 11
 
 KEPT_TEXTS = 8
 """Sets of sequences whose class features, or hidden states below a prompt, an encoder keeps."""
+_KEEPING = Lock()
+"""Held while what is kept is looked up or changed: the app's visitors share an encoder. An encoder has none of
+its own, so that it can be copied."""
 
 
 def free_memory(device: torch.device) -> int:
@@ -176,11 +180,15 @@ class Encoder:
     def _constant(self, make: Callable[[], Tensor], *key: Any) -> Tensor:
         """What depends on nothing that is learned; the latest ones are kept."""
         key = (*key, torch.is_autocast_enabled(self.backbone.device.type))
-        if key not in self._kept:
-            while len(self._kept) >= KEPT_TEXTS:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = make()
-        return self._kept[key]
+        with _KEEPING:
+            found = self._kept.get(key)
+        if found is None:
+            found = make()
+            with _KEEPING:
+                while len(self._kept) >= KEPT_TEXTS:
+                    self._kept.pop(next(iter(self._kept)))
+                self._kept[key] = found
+        return found
 
     def _frozen_text(self, rows: Sequence[Row], normalize: bool) -> Tensor:
         """Class features without a prompt, from the store where they are there."""

@@ -55,7 +55,7 @@ class LinearProbe(Method):
         from sklearn.linear_model import LogisticRegression
 
         solver = LogisticRegression(C=self.settings.c, max_iter=self.settings.max_iterations)
-        solver.fit(features.double().cpu().numpy(), labels.cpu().numpy())
+        solver.fit(features.cpu().double().numpy(), labels.cpu().numpy())
         weight, bias = torch.from_numpy(solver.coef_), torch.from_numpy(solver.intercept_)
         if len(solver.classes_) == 2:  # one row: the log-odds of the second class
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2

@@ -55,7 +55,7 @@ def save(
         "identity": identity,
         "history": json.dumps(history),
         "memory": json.dumps(method.encoder.memory),
-        "scaler": json.dumps(scaler.state_dict() if scaler else {}),
+        "scaler": json.dumps(scaler.state_dict()),
     }
     content = to_bytes({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, metadata)
     with whole_file(file) as beside:
@@ -92,6 +92,6 @@ def load(
                 state.setdefault(int(parameter), {})[name] = value
         groups = objective.optimizer.state_dict()["param_groups"]
         objective.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if scaler and (saved := json.loads(metadata["scaler"])):
+    if saved := json.loads(metadata["scaler"]):
         scaler.load_state_dict(saved)
     return json.loads(metadata["history"])

@@ -23,23 +23,28 @@ class ImageSet:
         below: positions (b,) and a vision layer -> the hidden states (b, T, D) that enter it without
             prompts, where the pixels do not change.
         taught: positions (b,) and their images -> a teacher's logits (b, K).
+        random: whether ``images`` are drawn anew at each call. It is then given the positions of the whole
+            batch and the part of it that is wanted, so that a part is drawn as the whole would be.
         made: where they come from and how they are prepared; a checkpoint must agree on it.
     """
 
-    images: Callable[[Tensor], Tensor]
+    images: Callable[..., Tensor]
     labels: Tensor
     frozen: Callable[[Tensor], Tensor] | None = None
     below: Callable[[Tensor, int], Tensor] | None = None
     taught: Callable[[Tensor, Tensor], Tensor] | None = None
+    random: bool = False
     made: str = ""
 
-    def batch(self, positions: Tensor, device: torch.device) -> Batch:
-        """The images and labels at some positions."""
-        frozen = None if self.frozen is None else partial(self.frozen, positions)
-        below = None if self.below is None else partial(self.below, positions)
-        images, labels = self.images(positions), self.labels[positions].to(device)
-        taught = None if self.taught is None else partial(self.taught, positions, images)
-        return Batch(images, labels, frozen, below, partial(self.images, positions), taught)
+    def batch(self, positions: Tensor, device: torch.device, part: slice = slice(None)) -> Batch:
+        """The images and labels of a part of a batch, which is at these positions."""
+        mine = positions[part]
+        frozen = None if self.frozen is None else partial(self.frozen, mine)
+        below = None if self.below is None else partial(self.below, mine)
+        draw = partial(self.images, positions, part=part) if self.random else partial(self.images, mine)
+        images, labels = draw(), self.labels[mine].to(device)
+        taught = None if self.taught is None else partial(self.taught, mine, images)
+        return Batch(images, labels, frozen, below, draw, taught)
 
 
 def shuffled_batches(count: int, size: int, order: torch.Generator, endless: bool) -> Iterator[Tensor]:

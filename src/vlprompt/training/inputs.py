@@ -18,7 +18,7 @@ from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
 from vlprompt.training.frozen import image_features, view_features
 from vlprompt.training.imageset import ImageSet
-from vlprompt.training.pixels import KEPT_BYTES, Draw, augmented_pixels, in_batches, plain_pixels
+from vlprompt.training.pixels import ALL, KEPT_BYTES, Draw, augmented_pixels, in_batches, plain_pixels
 
 Augment = Augmentation | Literal["none"]
 
@@ -45,7 +45,7 @@ def make_image_set(
     sources = [item.image for item in items]
     if augment == "none":
         if frozen:
-            return ImageSet(_lookup(image_features(encoder, sources, show)[None]), labels)
+            return ImageSet(_lookup(image_features(encoder, sources, show)[None]), labels, random=True)
         draw = plain_pixels(encoder, sources, keep=True, show=show)
         if "vision" not in encoder.backbone.branches:
             return ImageSet(draw, labels)
@@ -54,8 +54,9 @@ def make_image_set(
         below = hidden_states(encoder, draw, len(items), show)
         return ImageSet(draw, labels, lambda positions: features()[positions.to(device)], below)
     if frozen and views:
-        return ImageSet(_lookup(view_features(encoder, sources, augment, views, show)), labels)
-    return ImageSet(augmented_pixels(encoder, sources, augment, smallest), labels)
+        kept = view_features(encoder, sources, augment, views, show)
+        return ImageSet(_lookup(kept), labels, random=True)
+    return ImageSet(augmented_pixels(encoder, sources, augment, smallest), labels, random=True)
 
 
 def hidden_states(
@@ -88,8 +89,8 @@ def hidden_states(
 def _lookup(kept: Tensor) -> Draw:
     """Features (V, N, E) -> for positions (b,) those of one view drawn at random each, (b, E)."""
 
-    def draw(positions: Tensor) -> Tensor:
-        view = torch.randint(len(kept), positions.shape)
-        return kept[view.to(kept.device), positions.to(kept.device)]
+    def draw(positions: Tensor, part: slice = ALL) -> Tensor:
+        view = torch.randint(len(kept), positions.shape)[part]
+        return kept[view.to(kept.device), positions[part].to(kept.device)]
 
     return draw

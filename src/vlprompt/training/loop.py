@@ -45,7 +45,7 @@ def fit(
             of other settings or a damaged one.
     """
     options = options or TrainOptions()
-    processes = Processes(options)
+    processes = Processes(options, method.encoder.backbone.device)
     history: list[EpochRecord] = []
     stages = method.stages()
     for index, stage in enumerate(stages):

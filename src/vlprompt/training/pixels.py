@@ -24,6 +24,7 @@ from vlprompt.progress import track
 Draw = Callable[[Tensor], Tensor]
 """Positions (b,) -> images (b, 3, s, s), token ids (b, T) or features (b, E), on the backbone's device."""
 T = TypeVar("T")
+ALL = slice(None)
 
 BATCH = 64
 KEPT_BYTES = 2 << 30
@@ -32,9 +33,10 @@ again for every batch."""
 
 
 class Augmented(Protocol):
-    """Augmented images at positions (b,), drawn anew at every call, or as seeds, one an image, decide."""
+    """Augmented images at positions (b,), or a part of these; drawn anew at every call, or as seeds, one an
+    image, decide."""
 
-    def __call__(self, positions: Tensor, seeds: Sequence[int] = (), /) -> Tensor:
+    def __call__(self, positions: Tensor, seeds: Sequence[int] = ..., part: slice = ...) -> Tensor:
         """(b, 3, s, s), on the backbone's device."""
         ...
 
@@ -86,13 +88,13 @@ def augmented_pixels(
     side = math.ceil(stats.size / math.sqrt(smallest))
     load, kept, room = image_loader(side), dict[int, Tensor](), KEPT_BYTES
 
-    def draw(positions: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+    def draw(positions: Tensor, seeds: Sequence[int] = (), part: slice = ALL) -> Tensor:
         nonlocal room
         wanted = positions.tolist()
         missing = [i for i in dict.fromkeys(wanted) if i not in kept]
         loaded = dict(zip(missing, load([sources[i] for i in missing]), strict=True))
         images = [kept[i] if i in kept else loaded[i] for i in wanted]
-        pixels = transform(images, seeds).to(device, dtype)
+        pixels = transform(images, seeds, part).to(device, dtype)
         for i, image in loaded.items():
             if image.nbytes <= room:
                 kept[i], room = image, room - image.nbytes

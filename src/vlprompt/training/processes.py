@@ -2,86 +2,102 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from zlib import crc32
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate import PartialState
+from accelerate.utils import broadcast, reduce
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from vlprompt.errors import UserError
-from vlprompt.methods.base import Losses
+from vlprompt.methods.base import Losses, Objective
 from vlprompt.training.options import TrainOptions
 
-
-def make_accelerator(options: TrainOptions) -> Accelerator:
-    """An accelerator for these options; one made earlier in this process gives way."""
-    for state in (AcceleratorState, GradientState):
-        state._reset_state()
-    if PartialState().distributed_type.value == "NO":
-        PartialState._reset_state()
-    mixed = "no" if options.precision == "auto" else options.precision
-    accelerator = Accelerator(mixed_precision=mixed, cpu=options.device == "cpu")
-    if mixed != "no" and not accelerator.native_amp:  # it would be left out without a word
-        raise UserError(
-            f"precision {options.precision} does not work on '{accelerator.device.type}': give no or bf16"
-        )
-    return accelerator
+MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What training computes in, by the name of its precision; by all others in what the backbone is in."""
 
 
 class Processes:
-    """The processes of one training: each takes its part of every batch, all end with the same numbers."""
+    """The processes of one training: each takes its part of every batch, all end with the same numbers.
 
-    def __init__(self, options: TrainOptions):
-        self.accelerator = make_accelerator(options)
+    Args:
+        device: of this process.
+    """
+
+    def __init__(self, options: TrainOptions, device: torch.device):
+        self.device, self.mixed = device, MIXED.get(options.precision)
+        half = self.mixed == torch.float16
+        if half and device.type == "cpu":
+            raise UserError("precision fp16 does not work on 'cpu': give no or bf16")
+        several = os.environ.get("WORLD_SIZE", "1") != "1"  # alone it decides nothing here, but for the caller
+        self.state = PartialState(cpu=several and device.type == "cpu")
+        self.scaler: Any = torch.amp.GradScaler(device.type, enabled=half)
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes and shows."""
-        return self.accelerator.is_main_process
+        return self.state.is_main_process
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return self.accelerator.num_processes
+        return self.state.num_processes
 
-    def part(self, positions: Tensor) -> tuple[Tensor, float]:
-        """This process's positions of a batch (b,), and their mean loss's weight in the mean over all."""
-        if self.count == 1 or len(positions) < self.count:
-            return positions, 1.0
-        mine = positions.tensor_split(self.count)[self.accelerator.process_index]
-        return mine, len(mine) * self.count / len(positions)
+    def part(self, count: int) -> tuple[slice, float]:
+        """This process's part of a batch, and its mean loss's weight in the mean over all."""
+        if self.count == 1 or count < self.count:
+            return slice(count), 1.0
+        mine = torch.arange(count).tensor_split(self.count)[self.state.process_index].tolist()
+        return slice(mine[0], mine[-1] + 1), len(mine) * self.count / count
 
-    @contextmanager
-    def drawing_alike(self, *key: object) -> Iterator[None]:
-        """In all processes a loss draws the same numbers: it is one loss, of a batch that is shared out."""
+    def draw_alike(self) -> None:
+        """From here on all processes draw the same numbers, those of the first."""
         if self.count == 1:
-            yield
             return
-        device = self.accelerator.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(crc32(repr(key).encode()))
-            yield
+        torch.set_rng_state(self._of_first(torch.get_rng_state()))
+        if self.device.type == "cuda":
+            state = torch.cuda.get_rng_state(self.device)
+            torch.cuda.set_rng_state(self._of_first(state), self.device)
+
+    def _of_first(self, state: Tensor) -> Tensor:
+        return broadcast(state.to(self.device)).cpu()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision that losses are computed in."""
+        return torch.autocast(self.device.type, self.mixed) if self.mixed else nullcontext()
 
     def values(self, losses: Losses, share: float) -> dict[str, float]:
         """Losses of the whole batch: the same in every process, so that all stop where one would."""
         values = {key: float(value.detach()) for key, value in losses.items()}
         if self.count == 1:
             return values
-        mine = torch.tensor([*values.values()], dtype=torch.float64, device=self.accelerator.device)
-        return dict(zip(values, self.accelerator.reduce(mine * share, "mean").tolist(), strict=True))
+        mine = torch.tensor([*values.values()], dtype=torch.float64, device=self.device)
+        return dict(zip(values, reduce(mine * share, "mean").tolist(), strict=True))
 
     def backward(
         self, loss: Tensor, share: float, parameters: Iterable[nn.Parameter], **options: bool
     ) -> None:
         """Gradients of the whole batch's mean loss, in every process."""
-        self.accelerator.backward(loss * share, **options)
+        self.scaler.scale(loss * share).backward(**options)
         for parameter in parameters if self.count > 1 else ():
             if parameter.grad is not None:
-                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+                parameter.grad = reduce(parameter.grad, "mean")
+
+    def step(self, objective: Objective, clip: float | None) -> None:
+        """Move an objective's parameters; no other's gradients are looked at.
+
+        Args:
+            clip: largest norm of the gradient.
+        """
+        if clip is not None:
+            self.scaler.unscale_(objective.optimizer)
+            nn.utils.clip_grad_norm_(objective.parameters, clip)
+        self.scaler.step(objective.optimizer)
+        self.scaler.update()
 
 
 @contextmanager

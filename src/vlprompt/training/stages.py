@@ -52,7 +52,6 @@ class StageRun:
         self.file = checkpoints / f"{self.name}.safetensors" if checkpoints else None
         self.objectives = self.method.objectives()
         self.epochs: int = self.method.settings.epochs if self.objectives else 0
-        self.optimizers = [processes.accelerator.prepare(o.optimizer) for o in self.objectives]
         self.history: list[EpochRecord] = []
         if any(o.split not in splits or not len(splits[o.split].labels) for o in self.objectives):
             raise UserError(
@@ -79,7 +78,7 @@ class StageRun:
         """One pass over the training images, every objective once a step."""
         start = time.perf_counter()
         number = self.seed * 100_003 + epoch
-        torch.manual_seed(number * 1009 + self.processes.accelerator.process_index)
+        torch.manual_seed(number * 1009)
         order = torch.Generator().manual_seed(number)
         self.method.train()
         streams = self._streams(order)
@@ -88,9 +87,9 @@ class StageRun:
         count = steps_in_epoch(len(self.splits["train"].labels), self.method.settings.batch_size)
         for positions in streams["train"]:
             self._set_rate(self.method.learning_rate(epoch + steps / count, self.epochs))
-            for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
+            for objective in self.objectives:
                 chosen = positions if objective.split == "train" else next(streams[objective.split])
-                losses = self._step(objective, optimizer, chosen, epoch, steps)
+                losses = self._step(objective, chosen, epoch, steps)
                 for key, value in losses.items():
                     name = key if objective.split == "train" else f"{objective.split}_{key}"
                     sums[name] = sums.get(name, 0.0) + value
@@ -147,27 +146,24 @@ class StageRun:
                 for group in objective.optimizer.param_groups:
                     group["lr"] = rate
 
-    def _step(
-        self, objective: Objective, optimizer: Any, positions: Tensor, epoch: int, step: int
-    ) -> dict[str, float]:
+    def _step(self, objective: Objective, positions: Tensor, epoch: int, step: int) -> dict[str, float]:
         """One update of one objective's parameters; a batch is shared out over the processes."""
-        mine, share = self.processes.part(positions)
-        batch = self.splits[objective.split].batch(mine, self.method.encoder.backbone.device)
-        optimizer.zero_grad()
-        draws = self.processes.drawing_alike(self.options.seed, self.name, objective.split, epoch, step)
-        with draws, self.processes.accelerator.autocast():
+        processes = self.processes
+        mine, share = processes.part(len(positions))
+        processes.draw_alike()
+        batch = self.splits[objective.split].batch(positions, processes.device, mine)
+        objective.optimizer.zero_grad()
+        with processes.autocast():
             losses: Losses = objective.loss(batch)
-        values = self.processes.values(losses, share)
+        values = processes.values(losses, share)
         if not math.isfinite(values["loss"]):
             raise UserError(self._not_finite(values["loss"], epoch, step))
 
         def backward(loss: Tensor, **options: bool) -> None:
-            self.processes.backward(loss, share, [*objective.parameters, *objective.read], **options)
+            processes.backward(loss, share, [*objective.parameters, *objective.read], **options)
 
         self.method.backward(losses, backward)
-        if self.options.clip_grad is not None:
-            self.processes.accelerator.clip_grad_norm_(objective.parameters, self.options.clip_grad)
-        optimizer.step()
+        processes.step(objective, self.options.clip_grad)
         self.method.after_step()
         return values
 
@@ -188,10 +184,10 @@ class StageRun:
 
     def _save(self) -> None:
         if self.file is not None and self.processes.first:
-            scaler = self.processes.accelerator.scaler
+            scaler = self.processes.scaler
             checkpoint.save(self.file, self._identity, self.method, self.objectives, scaler, self.history)
 
     def _load(self) -> None:
         if self.file is not None and self.file.exists():
-            scaler = self.processes.accelerator.scaler
+            scaler = self.processes.scaler
             self.history = checkpoint.load(self.file, self._identity, self.method, self.objectives, scaler)

@@ -109,8 +109,10 @@ class Gates(nn.Module):
 
     def _read(self, gradient: Tensor) -> None:
         """Remember a step's gradient (L, C); losses and their scales differ from step to step."""
+        if not (total := gradient.abs().sum()).isfinite():  # in float16: such a step moves nothing
+            return
         count = self.open.sum().clamp(min=1)
-        worth = gradient.abs() * count / gradient.abs().sum().clamp(min=1e-30)
+        worth = gradient.abs() * count / total.clamp(min=1e-30)
         self.worth = torch.where(self.open, self.worth.lerp(worth, 1 - MEMORY), self.worth)
         self.halves[int(self.clock[0]) % 2] += worth.sum(-1) / self.open.sum(-1).clamp(min=1)
 
