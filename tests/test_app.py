@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +187,35 @@ def test_no_file_of_the_server_can_be_read(home: str) -> None:
     for address in ("https://example.org/", f"{home}/config"):
         for route in (f"/gradio_api/file={address}", f"/gradio_api/proxy={address}"):
             assert httpx.get(home + route, trust_env=False).status_code == 403
+
+
+UNLISTED = {
+    "GET": (
+        "/gradio_api/openapi.json", "/gradio_api/app_id", "/gradio_api/token", "/monitoring", "/pwa_icon",
+        "/gradio_api/vibe-code", "/gradio_api/call/look/1", "/gradio_api/custom_component/1/client/x/y.js",
+        "/gradio_api/runs", "/gradio_api/dev/reload", "/docs", "/config/x", "/gradio_api/file=", "/x",
+    ),
+    "POST": ("/gradio_api/run/look", "/gradio_api/call/look", "/gradio_api/api/look", "/", "/config",
+             "/gradio_api/component_server", "/gradio_api/vibe-edit", "/gradio_api/process_recording"),
+    "PUT": ("/", "/gradio_api/upload"),
+}  # fmt: skip
+
+
+def test_nothing_is_served_but_what_the_page_asks_for(home: str, tmp_path: Path) -> None:
+    """By a list of these, not of what Gradio's next version may serve."""
+    for method, paths in UNLISTED.items():
+        for path in paths:
+            answer = httpx.request(method, home + path, trust_env=False)
+            assert answer.status_code == 403 and "not served" in answer.json()["error"], (method, path)
+    beside = Path(tempfile.gettempdir()) / "vlprompt-app-other.txt"  # Gradio takes all of it for its own
+    beside.write_text("secret")
+    try:
+        for path in (beside, f"{beside}/../{beside.name}", "", "%00", "relative.txt"):
+            answer = httpx.get(f"{home}/gradio_api/file={path}", trust_env=False)
+            assert answer.status_code == 403 and "secret" not in answer.text, path
+    finally:
+        beside.unlink()
+    assert httpx.get(home, trust_env=False).status_code == 200
 
 
 def test_events_take_only_files_that_were_uploaded(

@@ -1,5 +1,6 @@
 """The benchmark's plan, and its runs: killed, failing, in processes and on a Ray cluster."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
+import torch
 import tyro
 
 from vlprompt.benchmark.changes import parse_changes
@@ -20,6 +22,7 @@ from vlprompt.benchmark.store import Store
 from vlprompt.benchmark.suites import SUITES
 from vlprompt.cli.bench import bench
 from vlprompt.cli.main import main
+from vlprompt.engine.devices import pick_device
 from vlprompt.errors import UserError
 from vlprompt.methods import get_method
 
@@ -102,6 +105,19 @@ def test_a_file_of_ones_own_is_run_again_when_it_changes(tmp_path):
     assert len(keys) == 2
 
 
+def test_where_and_by_what_a_run_is_computed_belongs_to_it():
+    (cell,) = make_plan(choice(), [], 1).cells
+    assert cell.device == pick_device("auto").type and cell.torch == torch.__version__.partition("+")[0]
+    assert cell.precision == "no", "a small backbone is never computed in bfloat16"
+    others = [{"device": "cuda:9"}, {"precision": "auto"}, {"torch": "1.0"}]
+    changed = [dataclasses.replace(cell, **other) for other in others]
+    assert len({one.key for one in (cell, *changed)}) == 4
+    for one, says in zip(changed, ("device 'cuda:9'", "no bfloat16 here", "1.0 where the run"), strict=True):
+        with pytest.raises(UserError, match=says):
+            run_cell(one)
+    assert f"--device {cell.device}" in cell.command
+
+
 def test_the_command_of_a_run_makes_that_run(tmp_path, capsys):
     changes = ["coop.position=front", "coop.class_specific=True", "dpl+kgcoop.text_lengths=4,0,1,2"]
     plan = make_plan(choice(methods=["coop", "dpl+kgcoop"], changes=changes), [], 1)
@@ -144,6 +160,8 @@ def test_changes(change, value):
         ({"datasets": ["cats"]}, "unknown data set 'cats' in suite 'toy': there are shapes"),
         ({"protocols": ["one-shot"]}, "unknown protocol 'one-shot'.*few-shot"),
         ({"shots": [0]}, "--shots 0"),
+        ({"seeds": [1, -1]}, "--seeds -1"),
+        ({"methods": ["coop"], "changes": ["coop.lr=-1"]}, "lr -1"),
         ({"suite": "benchmark", "datasets": ["dtd"]}, "give --root"),
     ],
 )

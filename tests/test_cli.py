@@ -5,13 +5,16 @@ import io
 import json
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from support import NAMES, start, vlprompt
 from vlprompt import __version__
 from vlprompt.cli import main as cli
+from vlprompt.data import few_shot, load
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.files import LISTED
 from vlprompt.methods import all_methods
@@ -36,6 +39,8 @@ class Mine(base.Method):
     def logits(self, images, classes):
         return super().logits(images, classes) + self.settings.strength * self.bias
 """
+
+SAYS = '    name, title = "mine", "Mine"\n'
 
 
 @pytest.fixture(scope="module")
@@ -213,17 +218,23 @@ def test_predict_other_classes(kept, photos, capsys):
 
 def test_evaluate(kept, photos, tmp_path, capsys):
     assert vlprompt("evaluate", kept, photos, "--json") == 0
-    measured = json.loads(capsys.readouterr().out)["test"]
-    predicted = PromptClassifier.load(kept).predict(sorted(photos.rglob("*.png")))
-    right = np.mean(predicted == np.repeat(NAMES, 7))
-    assert measured["n"] == 21 and measured["accuracy"] == pytest.approx(100 * right)
+    said = capsys.readouterr()
+    measured = json.loads(said.out)["test"]
+    pool = load(str(photos))
+    trained_on = {id(item.image) for item in few_shot(pool, 2, 1).train}
+    items = [item for item in pool.train if id(item.image) not in trained_on]
+    predicted = PromptClassifier.load(kept).predict([item.image for item in items])
+    labels = np.array([NAMES[item.label] for item in items])
+    right = np.mean(predicted == labels)
+    assert measured["n"] == 15 and measured["accuracy"] == pytest.approx(100 * right)
+    assert "6 of 21 images of" in said.err and "are left out, as they were trained on" in said.err
     assert vlprompt("evaluate", kept, photos) == 0
     assert f"accuracy {100 * right:.2f}" in capsys.readouterr().out
     few = tmp_path / "few"
     for name in ("red thing", "green"):
         shutil.copytree(photos / name, few / name)
     assert vlprompt("evaluate", kept, few, "--json") == 0
-    right = np.mean(predicted[7:] == np.repeat(NAMES[1:], 7))
+    right = np.mean((predicted == labels)[labels != NAMES[0]])
     assert json.loads(capsys.readouterr().out)["test"]["accuracy"] == pytest.approx(100 * right)
     (few / "green").rename(few / "of_tomorrow")
     assert "class 'of tomorrow'" in bad(capsys, "evaluate", kept, few)
@@ -274,6 +285,98 @@ def test_in_a_process_of_its_own_it_is_one_line_and_exit_code_2():
     out, error = process.communicate(timeout=300)
     assert process.returncode == 2 and out == ""
     assert error.startswith("vlprompt: unknown command 'fti'") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
+def test_an_environment_that_is_none_of_torchruns(variable, photos, tmp_path, capsys, monkeypatch):
+    words = ["fit", photos, "--out", tmp_path / "x", "--method", "zeroshot", "--shots", 2]
+    monkeypatch.setenv(variable, "x")
+    assert f"{variable} 'x' in the environment is no number" in bad(capsys, *words)
+    monkeypatch.setenv(variable, "1")  # left behind by another program: there is one process all the same
+    assert vlprompt(*words) == 0 and (tmp_path / "x").is_dir()
+
+
+def test_trackers(photos, tmp_path, capsys):
+    words = ["fit", photos, "--out", tmp_path / "x", "--shots", 2, "--epochs", 1, "--track"]
+    absent = sorted(LOGGER_TYPE_TO_CLASS.keys() - set(map(str, get_available_trackers())))
+    assert f"tracker '{absent[0]}' is not installed" in bad(capsys, *words, absent[0])
+    assert "unknown tracker 'pencil'" in bad(capsys, *words, "pencil")
+    pytest.importorskip("tensorboard")
+    assert vlprompt(*words, "tensorboard") == 0
+    assert list((tmp_path / "x" / "logs").rglob("events.out.tfevents.*"))
+
+
+BROKEN = {
+    "no title": ('    name = "mine"\n', "class 'Mine' of method file 'mine.py' has no 'title': add it"),
+    "build": (SAYS + "    def build(self):\n        return 1 / 0\n", "line 6, in build: ZeroDivisionError: "),
+    "loss": (SAYS + "    def loss(self, batch):\n        raise ValueError('a\\nb')\n",
+             "line 6, in loss: ValueError: a b"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_method_file_that_fails_is_named_with_its_line(case, photos, tmp_path, capsys, monkeypatch):
+    body, says = BROKEN[case]
+    monkeypatch.chdir(tmp_path)
+    base = "base.Method" if case == "no title" else "coop.CoOp"
+    text = f"from vlprompt.methods import base, coop\n\nclass Mine({base}):\n{body}"
+    (tmp_path / "mine.py").write_text(text)
+    assert says in bad(capsys, "fit", photos, "--out", "x", "--shots", 2, "--method", "mine.py")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.py"]
+
+
+LONG = "x" * 10_000
+
+
+def test_what_nothing_can_be_made_of(kept, photos, tmp_path, capsys, monkeypatch):
+    out = ["--out", tmp_path / "x"]
+    for words, says in (
+        (["fit", LONG, *out], "File name too long"),
+        (["fit", photos, *out, "--shots", 2, "--model", LONG], "xxx"),
+        (["fit", photos, *out, "--method", LONG], "unknown method"),
+        (["fit", photos, *out, "--method", f"{LONG}.py"], "File name too long"),
+        (["fit", photos, *out, "--lengths", LONG, "--method", "dpl"], "xxx"),
+        (["fit", photos, "--out", tmp_path / LONG, "--shots", 2], "cannot be written (File name too long)"),
+        (["fit", "--config", LONG], "cannot be read"),
+        (["predict", LONG, photos], "File name too long"),
+        (["predict", kept, LONG], "File name too long"),
+        (["report", LONG], "File name too long"),
+        (["search", photos, *out, "--shots", 2, "--seeds"], "--seeds is empty"),
+        (["search", photos, "--out", "/"], "output '/' is no name of a file"),
+        (["report", tmp_path, "--out", "/"], "output '/' is no file"),
+        (["export", kept, "/"], "output '/' is no name of an ONNX file"),
+        (["export", kept, "/", "--format", "transformers"], "output '/' is no place"),
+        (["toy", "pretrain", "--out", "/"], "output '/' is no place"),
+        (["demo", "--seeds", "--out", tmp_path / "demo"], "--seeds is empty"),
+        (["bench", "--seeds", -1, *out], "--seeds -1: give a whole number"),
+        (["bench", "--shots", 10**30, *out], f"--shots {10**30}: give a whole number"),
+        (["bench", "--set", "coop.lr=-1", *out], "lr -1"),
+        (["bench", "--device", "hpu", *out], "device 'hpu' is not there"),
+    ):
+        assert says in bad(capsys, *words), words
+        assert not list(tmp_path.iterdir()), words
+    for shots in ("²", "1" * 5000):
+        assert "--shots" in rejected(capsys, "fit", photos, *out, "--shots", shots)
+        assert "--shots" in rejected(capsys, "bench", "--shots", shots, *out)
+
+
+def test_no_cluster_there_is_said_at_once(tmp_path, capsys):
+    pytest.importorskip("ray")
+    words = ["bench", "--methods", "zeroshot", "--datasets", "fonts", "--out", tmp_path / "x", "--yes"]
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"):
+        start = time.monotonic()
+        capsys.readouterr()
+        assert vlprompt(*words, "--cluster", address) == 2
+        assert f"no Ray cluster at '{address}'" in capsys.readouterr().err
+        assert time.monotonic() - start < 30
+
+
+def test_a_present_folder_that_is_gone(tmp_path, capsys, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "the present folder is gone" in bad(capsys, "methods")
 
 
 def test_interrupted_by_the_user(photos, tmp_path, monkeypatch, capsys):

@@ -134,7 +134,8 @@ def test_broken_images_are_skipped_and_named(caplog):
 
 
 def test_images_of_every_kind_are_kept(caplog):
-    put_classes("data", {"cat": 1, "dog": 1})
+    put("data/cat/0.png", "red")
+    put("data/dog/0.png", "blue")
     Image.new("CMYK", (9, 9)).save("data/cat/cmyk.jpg")
     Image.fromarray(np.full((9, 9), 40000, np.uint16)).save("data/cat/grey16.png")
     Image.new("P", (9, 9)).save("data/cat/palette.gif")
@@ -150,6 +151,41 @@ def test_equal_names_stay_two_classes_with_a_warning(caplog):
     assert dataset.classnames == ("dog", "sea otter", "sea otter")
     assert Counter(i.label for i in dataset.train) == {0: 1, 1: 1, 2: 2}
     assert "'sea otter', 'sea_otter' have the same class name 'sea otter'" in caplog.text
+
+
+@pytest.fixture
+def leaky():
+    """Of four colours, one is trained and tested on, one has two names, one is there twice."""
+    for name, colour in {
+        "train/cat/a": "red", "train/cat/b": "blue", "train/cat/c": "blue", "train/dog/d": "green",
+        "test/cat/e": "red", "test/dog/f": "green", "train/dog/g": "red", "test/dog/h": "white",
+    }.items():  # fmt: skip
+        put(f"data/{name}.png", colour)
+    rows = [f"{p},{p.split('/')[2]},{p.split('/')[1]}" for p in sorted(map(str, Path("data").rglob("*.png")))]
+    Path("data.csv").write_text("\n".join(["path,label,split", *rows, rows[5]]))
+
+
+def test_images_in_two_splits_or_classes_are_counted(leaky, caplog):
+    read_folder("data")
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in said] == [
+        "2 images of 'data', such as 'data/test/cat/e.png', are in an earlier split, too",
+        "1 images of 'data', such as 'data/train/dog/g.png', are in another class, too",
+        "1 images of 'data', such as 'data/train/cat/c.png', are there more than once",
+    ]
+
+
+def test_rows_that_stand_twice_are_counted(leaky, caplog):
+    read_csv("data.csv")
+    assert "2 images of 'data', such as 'data/train/cat/c.png', are there more than once" in caplog.text
+
+
+def test_images_that_only_look_alike_are_no_copies(caplog):
+    put("data/cat/a.bmp", "red")
+    put("data/dog/b.bmp", "blue")  # of the same size, as files too
+    assert Path("data/cat/a.bmp").stat().st_size == Path("data/dog/b.bmp").stat().st_size
+    read_folder("data")
+    assert not caplog.text
 
 
 def test_names_of_any_characters():
@@ -285,6 +321,14 @@ def test_a_pool_is_divided_without_overlap():
     assert sorted(every) == sorted(paths(dataset.train))
     assert few_shot(dataset, 6, seed=1) == chosen
     assert few_shot(dataset, 6, seed=2) != chosen
+
+
+def test_classes_without_an_image_left_for_testing_are_counted(caplog):
+    few_shot(pool({"cat": 20, "dog": 21}), 16, seed=1)
+    assert "1 of 2 classes of 'pool' have no image left for testing after 16 shots" in caplog.text
+    caplog.clear()
+    few_shot(pool({"cat": 21, "dog": 21}), 16, seed=1)
+    assert not caplog.text
 
 
 def test_a_pool_keeps_images_that_are_listed_twice():

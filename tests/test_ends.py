@@ -1,11 +1,13 @@
 """How the command ends when it is stopped, or when nobody takes its output."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from PIL import Image
 
 from support import start, write_photos
 
@@ -29,3 +31,43 @@ def test_output_that_nobody_takes(target, code):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert done.returncode == code and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == (code == 2)
+
+
+def test_ctrl_c_after_the_end_changes_nothing():
+    """The result has come: there is nothing that could go on."""
+    process = start("methods", "--json")
+    assert process.stdout.read(1) == "["
+    process.send_signal(signal.SIGINT)
+    rest, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said == "" and rest.endswith("]\n")
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    """As folders they are names like others; as class names they cannot be."""
+    photos = write_photos(tmp_path / "photos")
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.rename(photos, odd)
+    words = [sys.executable, "-m", "vlprompt", "fit", odd, "--method", "zeroshot", "--shots", "2", "--out"]
+    done = subprocess.run([*words, odd + b"-out"], capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert b"caf\xe9-out" in done.stdout and b"Traceback" not in done.stderr
+    again = [*words[:3], "fit", "--config", odd + b"-out/fit.yaml", "--force"]
+    assert subprocess.run(again, capture_output=True, timeout=300).returncode == 0
+    os.rename(odd + b"/green", odd + b"/gr\xfcn")
+    done = subprocess.run([*words, tmp_path / "other"], capture_output=True, timeout=300, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "is no text in UTF-8: rename its folder" in done.stderr
+    assert not (tmp_path / "other").exists() and not list(tmp_path.glob("*.part"))
+
+
+def test_warnings_of_libraries_are_lines(tmp_path):
+    """Of no module, and without the source: such as Pillow's of a palette with transparency."""
+    photos = write_photos(tmp_path / "photos")
+    large = Image.new("1", (10_000, 9_500))  # Pillow finds that it might be a bomb
+    large.save(photos / "green" / "large.png")
+    process = start("fit", photos, "--method", "zeroshot", "--shots", 2, "--out", tmp_path / "out")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0
+    lines = [line for line in said.splitlines() if "95000000 pixels" in line]
+    assert lines and all(line.startswith("warning: Image size (95000000 pixels)") for line in lines)
+    assert ".py" not in said

@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub.hub_mixin
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -16,6 +17,7 @@ from sklearn.utils import estimator_checks
 
 from vlprompt import PromptClassifier, UserError
 from vlprompt.files import LISTED
+from vlprompt.training.inputs import image_features
 
 CONVENTIONS = [
     estimator_checks.check_no_attributes_set_in_init,
@@ -260,3 +262,31 @@ def test_a_configuration_runs_no_code(saved, tmp_path, monkeypatch):
     (saved / "config.json").write_text(json.dumps(config | {"method": "evil.py"}))
     with pytest.raises(UserError, match="was made by a method of its own"):
         PromptClassifier.from_pretrained(saved)
+
+
+SEEING = """
+import torch
+from vlprompt.methods.coop import CoOp
+
+class Seeing(CoOp):
+    name, title = "seeing", "What it sees"
+    needs_validation = True
+
+    def see(self, features, labels):
+        self.features = torch.nn.Parameter(features.clone(), requires_grad=False)
+        self.labels = torch.nn.Parameter(labels.clone(), requires_grad=False)
+"""
+
+
+def test_a_method_sees_the_images_that_it_trains_on_and_no_others(tmp_path):
+    """Features and labels of the same ones, without those that are set aside for validation."""
+    file = tmp_path / "seeing.py"
+    file.write_text(SEEING)
+    images, labels = list(pictures(18)), ["a", "b"] * 9
+    fitted = PromptClassifier(str(file), settings={"epochs": 1}).fit(images, labels)
+    method = fitted.method_
+    kept = [*range(0, 12, 2), *range(1, 12, 2)]  # of nine of a class the last three are for validation
+    assert method.labels.tolist() == [0] * 6 + [1] * 6
+    torch.testing.assert_close(
+        method.features.data, image_features(method.encoder, [images[k] for k in kept])
+    )

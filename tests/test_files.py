@@ -4,11 +4,13 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from support import vlprompt
 from vlprompt.errors import UserError
 from vlprompt.files import LISTED, MARK, check_targets, folder_beside, whole_file, whole_folder, write_text
 from vlprompt.methods.lengths import Lengths
@@ -169,3 +171,79 @@ def test_a_folder_may_be_the_present_one(tmp_path, monkeypatch):
     with whole_folder(os.curdir, "thing") as beside:
         (beside / "marker").touch()
     assert names(tmp_path / "here") == {"marker", LISTED}
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "clf"
+    assert vlprompt("fit", "toy:colours", "--method", "zeroshot", "--shots", 1, "--out", folder) == 0
+    return folder
+
+
+FEW = ["--shots", 1, "--seeds", 1]
+WRITERS = {
+    "fit": ["fit", "toy:colours", "--method", "zeroshot", "--shots", 1, "--out", "OUT"],
+    "search": ["search", "toy:colours", *FEW, "--epochs", 1, "--out", "OUT.json"],
+    "export onnx": ["export", "TUNED", "OUT.onnx"],
+    "export transformers": ["export", "TUNED", "OUT", "--format", "transformers"],
+    "bench": ["bench", "--methods", "zeroshot", "--datasets", "fonts", *FEW, "--out", "OUT", "--workers", 1],
+    "report": ["report", "RESULTS", "--out", "OUT.html"],
+    "tables": ["report", "RESULTS", "--out", "OUT.html", "--tables", "OUT"],
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    assert vlprompt(*(folder if word == "OUT" else word for word in WRITERS["bench"])) == 0
+    return folder
+
+
+def filled_in(command, out, tuned, results):
+    """A command of ``WRITERS`` with its places."""
+    places = {"OUT": out, "TUNED": tuned, "RESULTS": results}
+    return [
+        places.get(word) or Path(str(word).replace("OUT", str(out))) if isinstance(word, str) else word
+        for word in WRITERS[command]
+    ]
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_no_command_leaves_half_a_file_on_a_full_disk(command, tuned, results, tmp_path, capsys):
+    words = filled_in(command, tmp_path / "out", tuned, results)
+    capsys.readouterr()
+    with no_room():
+        assert vlprompt(*words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("vlprompt: ")] == said[-1:], said
+    assert "cannot be " in said[-1] and "File too large" in said[-1], said
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size}
+    assert left == set()
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_every_command_tries_its_targets_before_any_work(command, tuned, results, tmp_path, capsys):
+    """A dangling link, and a file where a folder must be."""
+    words = filled_in(command, tmp_path / "out", tuned, results)
+    target = Path(words[2] if words[0] == "export" else words[words.index("--out") + 1])
+    in_folder = {"bench": "report.html"}.get(command)
+    for kind in ("link", "below a file"):
+        if kind == "link":
+            place = target / in_folder if in_folder else target
+            place.parent.mkdir(exist_ok=True)
+            place.symlink_to(tmp_path / "nowhere" / "deep")
+        else:
+            target.parent.mkdir(exist_ok=True)
+            (tmp_path / "file").write_text("mine")
+            below = tmp_path / "file" / target.name
+            words = [below if word == target else word for word in words]
+        capsys.readouterr()
+        start = time.monotonic()
+        assert vlprompt(*words) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert "is a link" in said[-1] or "cannot be" in said[-1], said
+        assert time.monotonic() - start < 60
+        if kind == "link":
+            place.unlink()
+    left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {"file"}

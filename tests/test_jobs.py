@@ -44,6 +44,36 @@ def test_evaluate_matches_classes_by_name(photos):
         evaluate(classifier, dataclasses.replace(photos, classnames=(first, "else", others[0])))
 
 
+def test_evaluate_refuses_a_name_that_several_of_the_classes_have(photos):
+    twice = dataclasses.replace(photos, classnames=("x", "x", "y"))
+    classifier = PromptClassifier("zeroshot").fit_dataset(twice)
+    assert evaluate(classifier, twice)["n"] == len(twice.test)
+    with pytest.raises(UserError, match=f"class 'x' of '{photos.name}' is the name of 2 of the classifier's"):
+        evaluate(classifier, dataclasses.replace(photos, classnames=("y", "x", "x")))
+
+
+def test_evaluate_leaves_out_what_was_trained_on(photos, tmp_path, capsys):
+    """Whatever the files' names are now; arrays, too; and it says so where it cannot know."""
+    classifier = PromptClassifier("zeroshot").fit_dataset(photos)
+    copies = []
+    for number, item in enumerate(photos.train):
+        copy = tmp_path / f"{number}.png"
+        copy.write_bytes(item.image.read_bytes())
+        copies.append(item._replace(image=copy))
+    leaky = dataclasses.replace(photos, test=[*photos.test, *copies])
+    assert evaluate(classifier, leaky) == classifier.evaluate(photos.test)
+    assert f"{len(copies)} of {len(leaky.test)} images of" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"all 6 images of .* were trained on"):
+        evaluate(classifier, dataclasses.replace(photos, train=copies, val=[], test=[]))
+    digits = data.few_shot(data.load("toy:digits"), 1, 1)
+    with_arrays = PromptClassifier("zeroshot").fit_dataset(digits)
+    assert evaluate(with_arrays, data.load("toy:digits"))["n"] == 1787
+    classifier.trained_on_ = None  # saved before it was kept
+    capsys.readouterr()
+    assert evaluate(classifier, dataclasses.replace(photos, val=[], test=[]))["n"] == 6
+    assert "may have been trained on are measured, too" in capsys.readouterr().err
+
+
 def test_lengths_go_to_the_branches_that_a_method_prompts():
     lengths = Lengths((1, 2), (3, 4))
     vpt = dataclasses.asdict(get_method("vpt").Settings())

@@ -45,7 +45,6 @@ def split(seed: int, spoilt: int | None = None) -> ImageSet:
     if spoilt is not None:
         pixels[spoilt] = torch.nan
 
-
     def images(positions: torch.Tensor, part: slice) -> torch.Tensor:
         return (pixels[positions] + 0.1 * torch.randn(len(positions), 3, 32, 32))[part]
 

@@ -3,9 +3,12 @@
 import asyncio
 import http.client
 import io
+import math
 import signal
+import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -25,6 +28,7 @@ from browser import new_page, open_browser, watch  # noqa: F401
 from vlprompt.cli.serve import serve
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.server.deadlines import Deadlines
 from vlprompt.server.http import make_api
 from vlprompt.server.listen import need_extra, open_port
 from vlprompt.server.uploads import Limits
@@ -291,6 +295,89 @@ def test_a_full_queue_says_when_to_come_back(folder, classifier):
             send(0)
 
 
+def half_sent(address: str, count: int, text: bytes) -> list[socket.socket]:
+    """Connections on which this was sent, and then nothing more."""
+    host, port = address.removeprefix("http://").split(":")
+    opened = [socket.create_connection((host, int(port)), timeout=20) for _ in range(count)]
+    for connection in opened:
+        connection.sendall(text)
+    return opened
+
+
+HALF_A_BODY = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf"
+HALF_A_HEADER = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Le"
+
+
+def test_half_sent_bodies_and_headers_hold_nobody_up(address, client):
+    data = encoded(picture(1))
+    bodies = half_sent(address, 260, HALF_A_BODY)  # more than may be coming in at once
+    headers = half_sent(address, 400, HALF_A_HEADER)
+    start = time.monotonic()
+    for _ in range(5):
+        assert client.post("/predict", content=data).status_code == 200
+    assert time.monotonic() - start < 5, "they wait for what does not come"
+    for connection in headers:
+        assert connection.recv(100) == b""  # closed, within the 20 seconds that recv waits
+    for connection in bodies:
+        answer = connection.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"did not come in time" in answer
+    for connection in [*bodies, *headers]:
+        connection.close()
+    assert client.post("/predict", content=data).status_code == 200
+
+
+def test_a_connection_may_send_its_next_request_late(address):
+    host, port = address.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    for wait in (3, 3, 0):  # together longer than a header may take
+        connection.request("GET", "/health")
+        assert connection.getresponse().read()
+        socket_before = connection.sock
+        time.sleep(wait)
+        assert connection.sock is socket_before
+    connection.close()
+
+
+def test_a_server_that_is_stopped_waits_for_no_half_sent_body(folder):
+    line = [sys.executable, "-m", "vlprompt", "serve", str(folder), "--port", "0"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    address = "http://" + process.stdout.readline().split("http://")[1].split()[0]
+    opened = half_sent(address, 20, HALF_A_BODY) + half_sent(address, 20, HALF_A_HEADER)
+    time.sleep(1)
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert time.monotonic() - start < 5 and process.returncode == 0
+    assert said == ""
+    for connection in opened:
+        connection.close()
+
+
+def test_the_oldest_of_too_many_is_given_up():
+    """A body that goes on is not the one that stands still the longest."""
+    given_up = []
+
+    async def upload(number: int, deadlines: Deadlines, parts: int) -> None:
+        try:
+            async with deadlines.begin() as body:
+                for _ in range(parts):
+                    await asyncio.sleep(0.02)
+                    deadlines.goes_on(body)
+                await asyncio.sleep(30 if number == 1 else 0)
+        except TimeoutError:
+            given_up.append(number)
+
+    async def all_uploads() -> None:
+        deadlines = Deadlines(2, 60, 60)
+        first = [asyncio.create_task(upload(0, deadlines, 20)), asyncio.create_task(upload(1, deadlines, 1))]
+        await asyncio.sleep(0.2)
+        await upload(2, deadlines, 0)
+        await asyncio.gather(*first)
+
+    asyncio.run(all_uploads())
+    assert given_up == [1]
+
+
 def test_a_body_that_does_not_come_is_given_up(classifier):
     api = make_api(classifier, Limits(body_time=0.2))
 
@@ -325,8 +412,15 @@ def test_bad_starts_are_explained(folder, tmp_path):
         serve(folder, host="no-host.invalid")
     with pytest.raises(UserError, match=r"classifier '.*nothing' does not exist"):
         serve(tmp_path / "nothing", port=0)
-    with pytest.raises(UserError, match=r"--max-batch 0"):
-        serve(folder, max_batch=0)
+    for name, value in (
+        ("max_batch", 0), ("max_images", -1), ("max_body_mb", math.nan), ("max_body_mb", 0),
+        ("max_megapixels", math.inf), ("wait_ms", -5), ("wait_ms", math.inf),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value}: give a number"):
+            serve(folder, **{name: value})
+    for empty in ("", " "):
+        with pytest.raises(UserError, match="--host is empty, which would be every network"):
+            serve(folder, host=empty)
     with pytest.raises(UserError, match=r"no_such_module: run pip install 'vlprompt\[serve\]'"):
         need_extra("serve", "json", "no_such_module")
 

@@ -12,6 +12,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vlprompt.errors import printable
+
 console = Console(stderr=True)
 T = TypeVar("T")
 
@@ -41,8 +43,8 @@ def track(items: Iterable[T], description: str, total: int, show: bool = True) -
 
 
 def say(line: str) -> None:
-    """One line on standard error, above the progress bar where there is one."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    """One line on standard error, above the progress bar where there is one, whatever its values hold."""
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def quiet_libraries() -> None:

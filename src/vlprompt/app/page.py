@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,39 @@ POLICY = (
 """What the browser may load: nothing from another host."""
 
 
-class Guard:
-    """Keeps the page to itself: nothing is loaded from other hosts, by the browser or by the server.
+SERVED = re.compile(
+    r"GET (/|/config/?|/favicon\.ico|/manifest\.json|/robots\.txt|(/gradio_api)?/theme\.css"
+    r"|/(assets|static|svelte)/[\w./@-]+"
+    r"|/gradio_api/(info|startup-events|heartbeat/\w+|queue/data|upload_progress|file=(?P<file>.+)))"
+    r"|POST /gradio_api/(queue/join|upload|cancel|reset)/?",
+    re.DOTALL,
+)
+"""What the page asks for; Gradio has many routes more, of which some fetch addresses of other hosts."""
 
-    Gradio would fetch addresses of other hosts for whoever asks.
+
+class Guard:
+    """Keeps the page to itself: it serves what it asks for itself, and loads nothing from another host.
+
+    Args:
+        folder: the only one whose files can be fetched, beside those of Gradio's own page.
     """
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    def __init__(self, app: ASGIApp, folder: Path):
+        self.app, self.folder = app, folder.resolve()
+
+    def serves(self, method: str, path: str) -> bool:
+        """Whether a request is one of the page's own."""
+        asked = SERVED.fullmatch(f"{'GET' if method == 'HEAD' else method} {path}")
+        if asked is None or "\0" in path:
+            return False
+        file = asked["file"]
+        return ".." not in path if file is None else Path(file).resolve().is_relative_to(self.folder)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse such a request; otherwise add the policy to the answer."""
+        """Refuse what is not served; otherwise add the policy to the answer."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
             return
 
         async def guarded(message: Message) -> None:
@@ -55,11 +76,10 @@ class Guard:
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY)]
             await send(message)
 
-        path = scope["path"]
-        if "/proxy=" in path or ("/file=" in path and ":/" in path):
-            await JSONResponse({"error": "no other host is fetched"}, 403)(scope, receive, guarded)
-        else:
+        if self.serves(scope["method"], scope["path"]):
             await self.app(scope, receive, guarded)
+        else:
+            await JSONResponse({"error": "this is not served here"}, 403)(scope, receive, guarded)
 
 
 def make_app(first: Session, folder: Path) -> ASGIApp:
@@ -85,7 +105,7 @@ def make_app(first: Session, folder: Path) -> ASGIApp:
         max_file_size=MAX_FILE,
         allowed_paths=[],
     )
-    return Guard(mounted)
+    return Guard(mounted, folder)
 
 
 # What is on the page.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from vlprompt.benchmark.protocols import Cell
 from vlprompt.benchmark.workers import TRIES, Outcome, attempt
 from vlprompt.errors import UserError
 
+KNOCK = 5.0
+"""Seconds in which a cluster must let itself be connected to."""
 LOCAL = "local"
 """Address that starts a cluster of this machine alone."""
 
@@ -29,7 +32,7 @@ def run_on_cluster(cells: Sequence[Cell], address: str, workers: int = 0) -> Gen
     """
     ray = _connect(address, workers)
     try:
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        gpus = 1 if cells[0].device == "cuda" else 0
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES - 1)(attempt)
         running = {task.remote(cell): cell for cell in cells}
         while running:
@@ -43,8 +46,32 @@ def run_on_cluster(cells: Sequence[Cell], address: str, workers: int = 0) -> Gen
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raise unless somebody listens at an address with a port: Ray itself waits for a minute.
+
+    Raises:
+        UserError: nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise _no_cluster(address, reason) from error
+
+
+def _no_cluster(address: str, reason: object) -> UserError:
+    return UserError(
+        f"no Ray cluster at '{address}' ({reason}): start one with 'ray start --head', or give "
+        "--cluster local"
+    )
+
+
 def _connect(address: str, workers: int) -> Any:
     """Ray, connected."""
+    _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -60,8 +87,5 @@ def _connect(address: str, workers: int) -> Any:
     try:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise UserError(
-            f"no Ray cluster at '{address}' ({str(error).strip().splitlines()[0]}): start one with "
-            "'ray start --head', or give --cluster local"
-        ) from error
+        raise _no_cluster(address, str(error).strip().splitlines()[0]) from error
     return ray

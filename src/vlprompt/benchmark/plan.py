@@ -8,7 +8,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import torch
 
 from vlprompt.benchmark.changes import parse_changes
 from vlprompt.benchmark.protocols import (
@@ -22,12 +24,15 @@ from vlprompt.benchmark.protocols import (
 )
 from vlprompt.benchmark.suites import OWN, SUITES, Changes
 from vlprompt.engine.backbones.load import load_backbone
+from vlprompt.engine.devices import pick_device
 from vlprompt.engine.encoder import Encoder
+from vlprompt.engine.precision import worth_trying
 from vlprompt.errors import UserError
 from vlprompt.estimator.fitting import augmentation, check_required
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
 from vlprompt.training.options import check_seeds
+from vlprompt.typed import Between, checked
 
 SHARES = {"pixels": 1.0, "features": 0.15, "nothing": 0.05}
 """Rough time of a run by what its training needs, as a share of the suite's."""
@@ -50,6 +55,7 @@ class Choice:
     seeds: Sequence[int]
     changes: Sequence[str] = ()
     model: str = "toy"
+    device: str = "auto"
     root: Path | None = None
     images: str = ""
     views: int = 0
@@ -116,8 +122,8 @@ def _check(choice: Choice) -> None:
         if not getattr(choice, option):
             raise UserError(f"--{option} is empty: give one or more")
     check_seeds(choice.seeds)
-    if min(choice.shots) < 1:
-        raise UserError(f"--shots {min(choice.shots)}: give 1 or more images a class")
+    for shots in choice.shots:
+        checked(shots, Annotated[int, Between(1, 1_000_000)], "--shots")
     if suite.needs_root and choice.root is None:
         raise UserError(f"suite '{choice.suite}' needs its images: give --root FOLDER")
 
@@ -130,6 +136,8 @@ def _cells(
     preset = preset_of(protocol, kind.presets)
     published = kind.preset(preset)
     augment = augmentation("auto", choice.model) if choice.suite == OWN else suite.augment
+    device = pick_device("auto").type if choice.device == "auto" else choice.device
+    half = worth_trying(encoder, torch.device(device))
     datasets = (suite.source,) if protocol in FROM_SOURCE else tuple(dict.fromkeys(choice.datasets))
     for shots in sorted(set(choice.shots)) if protocol == "few-shot" else [max(choice.shots)]:
         basis = kind.settings_for(shots, **published)
@@ -150,6 +158,8 @@ def _cells(
                     shots=shots,
                     seed=seed,
                     augment=augment,
+                    device=device,
+                    precision="auto" if half else "no",
                     own_method=own_digest(method),
                     images=choice.images,
                     views=choice.views if features else 0,
@@ -173,7 +183,8 @@ def _command(cell: Cell, changes: Changes) -> str:
         words = ["vlprompt", "bench", "--suite", cell.suite, "--protocols", cell.protocol]
         words += [] if cell.protocol in FROM_SOURCE else ["--datasets", cell.dataset]
     words += ["--methods", cell.method, "--shots", str(cell.shots), "--seeds", str(cell.seed)]
-    words += ["--model", cell.model] + (["--root", str(cell.root)] if cell.root else [])
+    words += ["--model", cell.model, "--device", cell.device]
+    words += ["--root", str(cell.root)] if cell.root else []
     for name, value in changes.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         words += ["--set", f"{cell.method}.{name}={text}"]

@@ -17,11 +17,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 import vlprompt
 from vlprompt import data
 from vlprompt.benchmark.features import Kept, images_digest
 from vlprompt.benchmark.suites import SUITES, Changes, Suite
 from vlprompt.dataset import Dataset
+from vlprompt.engine.precision import worth_trying
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
@@ -32,7 +35,10 @@ from vlprompt.training.processes import one_thread
 RESULTS_VERSION = 2
 """Raised whenever the same cell gives other numbers than before, so that old records are not reused."""
 
+TORCH = torch.__version__.partition("+")[0]
+
 Protocol = Literal["few-shot", "base-to-new", "cross-dataset", "domain"]
+SAME = "give every machine the same"
 Metrics = dict[str, dict[str, float]]
 """What was tested on -> :func:`vlprompt.metrics.measure`."""
 Record = dict[str, Any]
@@ -47,6 +53,7 @@ class Cell:
         dataset: data set that is trained on.
         settings: changes to the method's published settings (those of its preset, where it has one).
         revision: digest of the model's weights.
+        device, precision, torch: where and by what it is computed, which decides the last digits.
         own_method: digest of the file, where the method is one of the user's own; otherwise empty.
         images: digest of the images, where these are the user's own; otherwise empty.
         views: augmented views of each training image whose features are computed once; see
@@ -67,6 +74,9 @@ class Cell:
     shots: int = 16
     seed: int = 1
     augment: Augment = "none"
+    device: str = "auto"
+    precision: Literal["auto", "no"] = "auto"
+    torch: str = TORCH
     own_method: str = ""
     images: str = ""
     views: int = 0
@@ -126,6 +136,8 @@ def run_cell(cell: Cell) -> Record:
     """
     if cell.own_method != own_digest(cell.method):
         raise UserError(f"method file '{cell.method}' is another here than where the run was planned")
+    if cell.torch != TORCH:
+        raise UserError(f"torch is {TORCH} here, {cell.torch} where the run was planned: {SAME}")
     with one_thread():
         if cell.features:
             _sample(cell, cell.dataset)  # what all runs share is no part of this one's time
@@ -136,8 +148,10 @@ def run_cell(cell: Cell) -> Record:
     if cell.revision and found != cell.revision:
         raise UserError(
             f"model '{cell.model}' has the weights {found} here, {cell.revision} where the run was planned: "
-            "give every machine the same"
+            f"{SAME}"
         )
+    if cell.revision and cell.precision == "auto" and not worth_trying(method.encoder):
+        raise UserError(f"there is no bfloat16 here, as there is where the run was planned: {SAME}")
     return {
         "key": cell.key,
         "run": cell.run,
@@ -223,6 +237,7 @@ def _fit(cell: Cell, dataset: Dataset) -> PromptClassifier:
     # All settings are named: some depend on the shots, and a class may have fewer images than those.
     settings = dataclasses.asdict(kind.settings_for(cell.shots, **preset | cell.settings))
     how: dict[str, Any] = {"augment": cell.augment, "views": cell.views, "seed": cell.seed}
+    how |= {"device": cell.device, "precision": cell.precision}
     return PromptClassifier(cell.method, cell.model, settings, cell.preset, **how).fit_dataset(dataset)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -26,6 +27,8 @@ HEADINGS = {
 
 SETTING = ("suite", "protocol", "model", "revision", "images")
 """What runs must share to stand in one section of a report."""
+ELSEWHERE = ("device", "precision", "torch")
+"""How a run was computed; where these differ, its last digits may."""
 MEASURED = ("metrics", "seconds", "parameters", "command", "version", "finished")
 
 
@@ -141,12 +144,14 @@ class Result:
 
 
 def read_results(records: Iterable[Mapping[str, Any]]) -> list[Result]:
-    """Records of a results store, sorted by protocol and shots.
+    """Records of a results store, sorted by protocol and shots; of runs that were only computed elsewhere the
+    latest.
 
     Raises:
         UserError: a record of an unknown protocol.
     """
     records = check_records(records)
+    records = list({_alike(record["run"]): record for record in records}.values())
     named: dict[tuple[Any, ...], set[str]] = {}
     for record in records:
         if record["run"]["protocol"] not in HEADINGS:
@@ -157,6 +162,11 @@ def read_results(records: Iterable[Mapping[str, Any]]) -> list[Result]:
         named.setdefault(_task(record["run"]), set()).update(record["run"]["settings"])
     results = [_result(record, named[_task(record["run"])]) for record in records]
     return sorted(results, key=lambda r: (list(HEADINGS).index(r.protocol), r.shots))
+
+
+def _alike(run: Mapping[str, Any]) -> str:
+    """What is the same for runs that another machine, or another torch, did again."""
+    return json.dumps({k: v for k, v in run.items() if k not in ELSEWHERE}, sort_keys=True)
 
 
 def _result(record: Mapping[str, Any], named: set[str]) -> Result:

@@ -53,6 +53,7 @@ def bench(
     seeds: Numbers = (1, 2, 3),
     changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="METHOD.NAME=VALUE")] = (),
     model: str = "toy",
+    device: str = "auto",
     root: Path | None = None,
     out: Path = Path("out/bench"),
     workers: int = 0,
@@ -74,6 +75,7 @@ def bench(
         seeds: of sampling and training.
         changes: a change to a method's settings, such as coop.epochs=20; may be given several times.
         model: frozen backbone: 'toy', 'toy-deep', a local folder or a hub id.
+        device: auto, cpu, cuda, mps; it is recorded. auto is this machine's, also for a cluster.
         root: folder of the benchmark's data sets.
         out: folder for results.jsonl and report.html.
         workers: runs at the same time; 0 is one a core, or one a GPU.
@@ -86,6 +88,7 @@ def bench(
     from vlprompt.benchmark.plan import Choice
     from vlprompt.benchmark.protocols import PROTOCOLS
     from vlprompt.benchmark.suites import SUITES
+    from vlprompt.engine.devices import pick_device
     from vlprompt.methods import all_methods
 
     choice = Choice(
@@ -97,6 +100,7 @@ def bench(
         seeds=seeds,
         changes=changes,
         model=model,
+        device=device if cluster else pick_device(device).type,
         root=root,
     )
     done = run_choice(choice, out, workers, cluster, yes=yes, plan=plan, force=force, json=json)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from vlprompt.cli.start_up import no_collector
@@ -43,7 +46,11 @@ def run() -> None:
     """The command as a process of its own."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = main()
+        try:
+            code = main()
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # all is done: there is nothing to stop
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read it, such as head, has enough
         code = 0
@@ -73,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _help(version=bool(words) and words[0] == "--version")
         return 0 if words else 2
     try:
+        _check_present_folder()
         _run(words[0], words[1:])
     except UserError as error:
         print(f"vlprompt: {error}", file=sys.stderr)
@@ -92,11 +100,12 @@ def _run(name: str, argv: Sequence[str]) -> None:
 
     with no_collector():
         command = getattr(importlib.import_module(f"vlprompt.cli.{name}"), name)
-    argv = expand_config(argv)
-    if name in PARSE_THEMSELVES:
-        command(argv)
-    else:
-        read_flags(_later(command), name, argv)()
+    with _in_a_line():
+        argv = expand_config(argv)
+        if name in PARSE_THEMSELVES:
+            command(argv)
+        else:
+            read_flags(_later(command), name, argv)()
 
 
 def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
@@ -109,16 +118,51 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     return read
 
 
-def _set_up_messages() -> None:
-    """Warnings of ours in a line each; none of the libraries' own bars and notices."""
-    from rich.logging import RichHandler
+def _check_present_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError("the present folder is gone: change to one that is there") from error
 
-    from vlprompt.progress import console, quiet_libraries
+
+@contextmanager
+def _in_a_line() -> Iterator[None]:
+    """What the file system, or a method file of one's own, refuses is a line, too."""
+    try:
+        yield
+    except (UserError, BrokenPipeError):
+        raise
+    except Exception as error:
+        from vlprompt.methods.registry import fault_of_a_file
+
+        if fault := fault_of_a_file(error):
+            raise fault from error
+        if isinstance(error, OSError) and error.filename is not None:
+            raise UserError(f"'{os.fsdecode(error.filename)}': {error.strerror}: check it") from error
+        raise
+
+
+class _Lines(logging.Handler):
+    """A line for each message."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        from vlprompt.progress import say
+
+        say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _set_up_messages() -> None:
+    """Warnings in a line each, the libraries', too; none of their bars and notices."""
+    from vlprompt.progress import quiet_libraries
 
     quiet_libraries()
     log = logging.getLogger("vlprompt")
-    log.handlers = [RichHandler(console=console, show_time=False, show_path=False, markup=False)]
+    log.handlers = [_Lines()]
     log.setLevel(logging.INFO)
+    warnings.showwarning = lambda message, *_, **__: log.warning("%s", message)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names that are no UTF-8, as they are
 
 
 def _help(version: bool) -> None:

@@ -55,4 +55,4 @@ def serve(
 
     limits = Limits(max_batch, wait_ms / 1e3, int(max_body_mb * 1e6), max_images, int(max_megapixels * 1e6))
     api = make_api(loading.load(classifier), limits)
-    run(api, opened, f"serving {classifier}", grace=10)
+    run(api, opened, f"serving {classifier}", grace=4, stop=api.state.stop)

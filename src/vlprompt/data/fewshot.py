@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Literal
 from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
 
+log = logging.getLogger("vlprompt")
 MAX_VAL_SHOTS = 4
 
 
@@ -43,7 +45,14 @@ def few_shot(dataset: Dataset, shots: int | None, seed: int, strict: bool = Fals
         return replace(dataset, train=train, val=sample(dataset.val, val_shots, rng))
     rest = _without(dataset.train, train)
     val = sample(rest, val_shots, rng)
-    return replace(dataset, train=train, val=val, test=_without(rest, val))
+    test = _without(rest, val)
+    if none_left := len(dataset.classnames) - len(by_label(test)):
+        log.warning(
+            "%d of %d classes of '%s' have no image left for testing after %d shots and up to %d images for "
+            "validation: give fewer --shots, or more images",
+            none_left, len(dataset.classnames), dataset.name, shots, val_shots,
+        )  # fmt: skip
+    return replace(dataset, train=train, val=val, test=test)
 
 
 def sample(items: Sequence[Item], shots: int, rng: random.Random) -> list[Item]:

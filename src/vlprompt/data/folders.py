@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from vlprompt.data.copies import warn_of_copies
 from vlprompt.data.images import images_below, readable
 from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
@@ -31,7 +32,9 @@ def read_folder(folder: str | Path, show: bool = True) -> Dataset:
     if not folder.is_dir():
         raise UserError(f"image folder '{folder}' does not exist: give a folder with one folder a class")
     try:
-        return _read_splits(folder, show)
+        dataset = _read_splits(folder, show)
+        warn_of_copies(dataset)
+        return dataset
     except PermissionError as error:
         raise UserError(f"'{error.filename}' cannot be read: change its permissions") from error
 
@@ -127,7 +130,9 @@ def read_csv(file: str | Path, show: bool = True) -> Dataset:
             )
     skipped = len({row["path"] for row in rows}) - len(good)
     train, val, test = (splits[name] for name in SPLITS)
-    return Dataset(file.stem, class_names(classes), train, val, test, skipped=skipped)
+    dataset = Dataset(file.stem, class_names(classes), train, val, test, skipped=skipped)
+    warn_of_copies(dataset)
+    return dataset
 
 
 def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

@@ -39,8 +39,8 @@ KEPT_PER_TOKEN = 11
 KEPT_TEXTS = 8
 """Sets of sequences whose class features, or hidden states below a prompt, an encoder keeps."""
 _KEEPING = Lock()
-"""Held while what is kept is looked up or changed: the app's visitors share an encoder. An encoder has none of
-its own, so that it can be copied."""
+"""Held while what is kept is looked up or changed: the app's visitors share an encoder. It is none of the
+encoder's own, so that this can be copied."""
 
 
 def free_memory(device: torch.device) -> int:
@@ -82,6 +82,9 @@ class Encoder:
         """
         if self.backbone.tokenizer is None:
             raise UserError(f"backbone '{self.backbone.name}' has no text branch: it reads no words")
+        for text in texts:
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise UserError(f"'{text}' is no text in UTF-8: rename its folder, or write it anew")
         rows = [tuple(ids) for ids in self.backbone.tokenizer(list(texts))["input_ids"]]
         limit = self.backbone.max_positions
         for text, row in zip(texts, rows, strict=True):

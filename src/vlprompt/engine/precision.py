@@ -23,11 +23,16 @@ def has_bfloat16(device: torch.device) -> bool:
     )
 
 
-def worth_trying(encoder: Encoder) -> bool:
-    """Whether bfloat16 is there and would gain something for this backbone."""
+def worth_trying(encoder: Encoder, device: torch.device | None = None) -> bool:
+    """Whether bfloat16 is there and would gain something for this backbone.
+
+    Args:
+        device: where it is to compute; where it is now by default.
+    """
     backbone = encoder.backbone
     parameters = sum(p.numel() for p in backbone.model.parameters())
-    return backbone.dtype == torch.float32 and parameters >= WORTH and has_bfloat16(backbone.device)
+    worth = backbone.dtype == torch.float32 and parameters >= WORTH
+    return worth and has_bfloat16(device or backbone.device)
 
 
 def change(exact: Tensor, rough: Tensor, classes: Tensor) -> tuple[float, int]:

@@ -61,11 +61,24 @@ class Config(TypedDict):
     templates: list[str]
     options: Options
     measured: dict[str, dict[str, float]]
+    trained_on: NotRequired[list[str]]
 
 
 def first_process() -> bool:
-    """Whether this is the process that writes, of those that ``torchrun`` started or alone."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this is the process that writes, of those that ``torchrun`` started or alone.
+
+    Raises:
+        UserError: the environment says otherwise of the processes than in numbers.
+    """
+    rank, count = (_number_in_environment(name, usual) for name, usual in (("RANK", 0), ("WORLD_SIZE", 1)))
+    return rank == 0 or count == 1
+
+
+def _number_in_environment(name: str, usual: int) -> int:
+    text = os.environ.get(name, str(usual))
+    if not text.isdecimal():
+        raise UserError(f"{name} '{text}' in the environment is no number: unset it, or start by torchrun")
+    return int(text)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 import vlprompt
+from vlprompt.data.copies import digest
+from vlprompt.data.images import in_parallel
 from vlprompt.dataset import Dataset, ImageSource, Item
 from vlprompt.engine.backbones.load import shared_backbone
 from vlprompt.engine.devices import pick_device
@@ -83,6 +85,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         classnames_: K class names, in the same order.
         history_: one record an epoch.
         measured_: what was measured, for the model card.
+        trained_on_: digests of the images it was trained on, by which :func:`vlprompt.jobs.evaluate.evaluate`
+            leaves these out; None where that is not known.
         method_: the trained method.
     """
 
@@ -195,6 +199,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             images = [item.image for item in dataset.train]
             choose_frozen_precision(method, self.precision, images, self.verbose)
             dataset = self._held_out(dataset)
+            seen = [*dataset.train, *(dataset.val if method.needs_validation else ())]
+            self.trained_on_: frozenset[str] | None = frozenset(in_parallel(digest, [i.image for i in seen]))
             splits = self._splits(dataset, validate)
             if type(method).taught_by is not Method.taught_by:
                 splits["train"] = self._taught(splits["train"], dataset)
@@ -420,6 +426,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             "options": dataclasses.asdict(self._options()) | {"augment": self.augment, "views": self.views},
             "measured": self.measured_,
         }
+        if self.trained_on_ is not None:
+            config["trained_on"] = sorted(self.trained_on_)
         artifact.write(
             folder,
             dict(method.named_parameters()),
@@ -460,4 +468,5 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         if labels != names:
             self.class_names = dict(zip(labels, names, strict=True))
         self.measured_, self.history_ = config["measured"], found.history
+        self.trained_on_ = frozenset(config["trained_on"]) if "trained_on" in config else None
         return self

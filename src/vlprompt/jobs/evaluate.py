@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from vlprompt.data.copies import digest
+from vlprompt.data.images import in_parallel
 from vlprompt.dataset import Dataset, Item
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.files import check_targets
+from vlprompt.progress import say
 
 
 def evaluate(
@@ -21,6 +25,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics on the data set's test images, or on all where it has none; classes are matched by name.
 
+    Images that the classifier was trained on are left out, and it is said how many.
+
     Args:
         report: page to write: where the classifier is right and wrong.
         predictions: CSV file to write: a row an image.
@@ -28,7 +34,8 @@ def evaluate(
         force: write over both whoever made them.
 
     Raises:
-        UserError: a class that the classifier does not know; a file that cannot be written.
+        UserError: a class that the classifier does not know, or knows twice; no image is left; a file that
+            cannot be written.
     """
     check_targets(*filter(None, [report, predictions]), force=force)
     items = _matched(classifier, dataset)
@@ -46,13 +53,38 @@ def _matched(classifier: PromptClassifier, dataset: Dataset) -> list[Item]:
     """The images to measure on, with the classifier's labels."""
     items = list(dataset.test or (*dataset.train, *dataset.val))
     known = classifier.classnames_
-    if dataset.classnames == known:
-        return items
-    unknown = [name for name in dataset.classnames if name not in known]
-    if unknown:
+    if dataset.classnames != known:
+        position = [_position(name, known, dataset.name) for name in dataset.classnames]
+        items = [item._replace(label=position[item.label]) for item in items]
+    return _not_trained_on(classifier, dataset, items)
+
+
+def _position(name: str, known: Sequence[str], dataset: str) -> int:
+    if name not in known:
         raise UserError(
-            f"class '{unknown[0]}' of '{dataset.name}' is not one of the classifier's {len(known)} "
-            "classes: rename its folder or leave it out"
+            f"class '{name}' of '{dataset}' is not one of the classifier's {len(known)} classes: rename its "
+            "folder or leave it out"
         )
-    position = [known.index(name) for name in dataset.classnames]
-    return [item._replace(label=position[item.label]) for item in items]
+    if known.count(name) > 1:
+        raise UserError(
+            f"class '{name}' of '{dataset}' is the name of {known.count(name)} of the classifier's classes: "
+            "give all of them in its order, or leave this one out"
+        )
+    return known.index(name)
+
+
+def _not_trained_on(classifier: PromptClassifier, dataset: Dataset, items: list[Item]) -> list[Item]:
+    """The images without those of the training, as far as these are known by their content."""
+    seen = classifier.trained_on_
+    if seen is None:
+        if not dataset.test:
+            say(f"images of '{dataset.name}' that the classifier may have been trained on are measured, too")
+        return items
+    known = in_parallel(digest, [item.image for item in items])
+    left = [item for item, content in zip(items, known, strict=True) if not content or content not in seen]
+    if items and not left:
+        raise UserError(f"all {len(items)} images of '{dataset.name}' were trained on: give others")
+    if len(left) < len(items):
+        count = len(items) - len(left)
+        say(f"{count} of {len(items)} images of '{dataset.name}' are left out, as they were trained on")
+    return left

@@ -4,12 +4,16 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from dataclasses import make_dataclass
 from functools import cache
 from pathlib import Path
 
 from vlprompt.errors import UserError
 from vlprompt.methods.base import Method
+
+_OWN = "method_file_"
+"""Modules of files of one's own begin so."""
 
 
 @cache
@@ -83,7 +87,7 @@ def _compose(name: str, files: bool) -> type[Method]:
 
 
 def _from_file(path: Path) -> type[Method]:
-    spec = importlib.util.spec_from_file_location(f"method_file_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(_OWN + path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"method file '{path}' does not exist: give the path of a .py file")
     module = importlib.util.module_from_spec(spec)
@@ -95,7 +99,20 @@ def _from_file(path: Path) -> type[Method]:
     method = _method_in(module)
     if method is None:
         raise UserError(f"'{path}' holds no subclass of vlprompt.methods.base.Method with a 'name': add one")
+    for said in ("title", "paper", "year", "learns"):
+        if not hasattr(method, said):
+            raise UserError(f"class '{method.__name__}' of method file '{path}' has no '{said}': add it")
     return method
+
+
+def fault_of_a_file(error: BaseException) -> UserError | None:
+    """What went wrong, in a line, where it did so within a method file of one's own."""
+    frames = [f for f in traceback.walk_tb(error.__traceback__) if _OWN in f[0].f_globals.get("__name__", "")]
+    if not frames:
+        return None
+    frame, line = frames[-1]
+    where = f"method file '{frame.f_code.co_filename}', line {line}, in {frame.f_code.co_name}"
+    return UserError(f"{where}: {type(error).__name__}: {error}")
 
 
 def _method_in(module: object) -> type[Method] | None:

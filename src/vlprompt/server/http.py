@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,10 +25,13 @@ from vlprompt.errors import printable
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.server.answers import BODY, PROBLEMS, Answer, Classes, Health
 from vlprompt.server.batching import Batcher, QueueFullError
+from vlprompt.server.deadlines import Deadlines
 from vlprompt.server.uploads import Limits, RefusedError, Upload, decode, read_uploads
 
 DECODERS = min(os.cpu_count() or 1, 4)
 """Threads that decode; each may hold an image of the most pixels, several times over."""
+LAST_ANSWERS = 3.0
+"""Seconds in which a server that is stopped still answers."""
 
 
 class Predictor:
@@ -71,6 +74,8 @@ class Service:
             self.predictor.probabilities, limits.max_batch, limits.wait, limits.places
         )
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self.bodies = Deadlines(limits.bodies, limits.body_time, limits.idle_time)
+        self.answers = Deadlines(limits.places, limits.answer_time)
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
@@ -80,19 +85,26 @@ class Service:
         await self.batcher.stop()
         self.decoders.shutdown(cancel_futures=True)
 
+    def stop(self) -> None:
+        """Wait for no more bodies, and for answers only as long as one who stops a server would."""
+        self.bodies.stop(0)
+        self.answers.stop(LAST_ANSWERS)
+
     async def predict(
         self,
         request: Request,
         top: Annotated[int, Query(ge=1, description="classes for each image")] = 5,
     ) -> JSONResponse:
         """Classify images: the files of a form, or one image as the body."""
-        limits = self.limits
-        with self.batcher.places(1):
-            async with _within(limits.body_time, 408, "the body did not come in time: send it faster"):
-                uploads = await read_uploads(request, limits)
-            with self.batcher.places(len(uploads) - 1):
-                async with _within(limits.answer_time, 503, "the server is too busy: try again later"):
-                    rows = await self._probabilities(uploads)
+        with _refusing(408, "the body did not come in time: send it faster"):
+            async with self.bodies.begin() as body:
+                uploads = await read_uploads(request, self.limits, lambda: self.bodies.goes_on(body))
+        with (
+            self.batcher.places(len(uploads)),
+            _refusing(503, "the server is too busy: try again later"),
+        ):
+            async with self.answers.begin():
+                rows = await self._probabilities(uploads)
         images = [
             {"file": upload.name, "predictions": _ranked(row, self.classifier.classnames_, top)}
             for upload, row in zip(uploads, rows, strict=True)
@@ -133,6 +145,7 @@ def make_api(classifier: PromptClassifier, limits: Limits | None = None) -> Fast
         summary=f"{classifier.method_.title}, {len(classifier.classnames_)} classes",
         lifespan=service.running,
     )
+    api.state.stop = service.stop
     _answer_errors_in_json(api)
     api.post("/predict", openapi_extra=BODY, response_model=Answer, responses=PROBLEMS)(service.predict)
     api.get("/health", responses={503: {"model": Health, "description": "Not ready"}})(service.health)
@@ -142,11 +155,11 @@ def make_api(classifier: PromptClassifier, limits: Limits | None = None) -> Fast
     return api
 
 
-@asynccontextmanager
-async def _within(seconds: float, status: int, message: str) -> AsyncIterator[None]:
+@contextmanager
+def _refusing(status: int, message: str) -> Iterator[None]:
+    """What is given up becomes an answer."""
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        yield
     except TimeoutError as error:
         raise RefusedError(status, message) from error
 

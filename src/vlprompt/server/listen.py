@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -44,18 +45,28 @@ def open_port(host: str, port: int) -> socket.socket:
     return opened
 
 
-def run(app: Any, opened: socket.socket, what: str, grace: int) -> None:
+def run(
+    app: Any, opened: socket.socket, what: str, grace: int, stop: Callable[[], None] = lambda: None
+) -> None:
     """Serve an ASGI application until SIGTERM or Ctrl-C.
 
     Args:
         opened: where to listen; see :func:`open_port`.
         what: printed with the address when all is ready.
         grace: seconds in which requests in progress may end.
+        stop: called when it begins to stop.
     """
     import uvicorn
 
+    from vlprompt.server.connections import Protocol, Server
+
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=grace
+        app,
+        http=Protocol,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace,
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops by itself and then raises the signal again, which would end us with an error
@@ -63,4 +74,4 @@ def run(app: Any, opened: socket.socket, what: str, grace: int) -> None:
     opened.listen(config.backlog)
     host, port = opened.getsockname()[:2]
     print(f"{what} on http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops it)", flush=True)
-    uvicorn.Server(config).run(sockets=[opened])
+    Server(config, stop).run(sockets=[opened])

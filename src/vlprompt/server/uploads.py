@@ -1,15 +1,15 @@
 """What a request uploads: what one may send, reading it, and the pictures in it.
 
-A request goes through four gates, each of which refuses before the next spends anything: a free place
-in the queue, the size of the body while it streams in, the pixels of each image by its header, and
-the time until the answer.
+A request goes through four gates, each of which refuses before the next spends anything: the size of the
+body while it streams in, and how long it stands still; free places in the queue; the pixels of each image
+by its header; and the time until the answer.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
@@ -35,8 +35,12 @@ class Limits:
     max_body: int = 32_000_000
     max_images: int = 32
     max_pixels: int = 50_000_000
+    bodies: int = 256
+    """bodies that may be coming in at once"""
     body_time: float = 30
     """seconds in which a request's body must have come"""
+    idle_time: float = 10
+    """seconds in which more of it must come"""
     answer_time: float = 60
     """seconds in which it must be answered after that"""
 
@@ -61,21 +65,24 @@ class Upload(NamedTuple):
     file: BinaryIO
 
 
-async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
+async def read_uploads(request: Request, limits: Limits, came: Callable[[], None]) -> list[Upload]:
     """The images of a request: the files of a form, or the body itself.
+
+    Args:
+        came: called whenever a part of it has come.
 
     Raises:
         RefusedError: too large, too many, none, or not a form.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed when it is dropped)
-        async for chunk in _chunks(request, limits.max_body):
+        async for chunk in _chunks(request, limits.max_body, came):
             file.write(chunk)
         uploads = [Upload("body", file)]  # type: ignore[arg-type]
     else:
         parser = MultiPartParser(
             request.headers,
-            _chunks(request, limits.max_body),
+            _chunks(request, limits.max_body, came),
             max_files=limits.max_images,
             max_fields=16,
             max_part_size=1024,
@@ -95,7 +102,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
     return uploads
 
 
-async def _chunks(request: Request, max_body: int) -> AsyncGenerator[bytes, None]:
+async def _chunks(request: Request, max_body: int, came: Callable[[], None]) -> AsyncGenerator[bytes, None]:
     """The body as it comes, counted: Content-Length may be missing or wrong."""
     too_large = RefusedError(
         413, f"the body is larger than {max_body / 1e6:g} MB: send fewer or smaller images"
@@ -105,6 +112,7 @@ async def _chunks(request: Request, max_body: int) -> AsyncGenerator[bytes, None
         raise too_large
     size = 0
     async for chunk in request.stream():
+        came()
         size += len(chunk)
         if size > max_body:
             raise too_large

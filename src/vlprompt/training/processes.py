@@ -33,8 +33,11 @@ class Processes:
         half = self.mixed == torch.float16
         if half and device.type == "cpu":
             raise UserError("precision fp16 does not work on 'cpu': give no or bf16")
-        several = os.environ.get("WORLD_SIZE", "1") != "1"  # alone it decides nothing here, but for the caller
-        self.state = PartialState(cpu=several and device.type == "cpu")
+        several = os.environ.get("WORLD_SIZE", "1") != "1"  # alone it is no matter of ours
+        try:
+            self.state = PartialState(cpu=several and device.type == "cpu")
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"torchrun's environment is not whole ({error}): start by torchrun") from error
         self.scaler: Any = torch.amp.GradScaler(device.type, enabled=half)
 
     @property

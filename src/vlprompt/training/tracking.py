@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from vlprompt.errors import UserError
 from vlprompt.training.stages import EpochRecord
@@ -33,15 +33,19 @@ def tracked(
     if name not in LOGGER_TYPE_TO_CLASS:
         there = ", ".join(LOGGER_TYPE_TO_CLASS)
         raise UserError(f"unknown tracker '{name}': there are {there}")
+    if name not in map(str, get_available_trackers()):
+        raise UserError(f"tracker '{name}' is not installed: pip install {name}")
     PartialState()
     kind = LOGGER_TYPE_TO_CLASS[name]
     folder.mkdir(parents=True, exist_ok=True)
+    plain = {k: v for k, v in settings.items() if isinstance(v, int | float | str)}
     try:
         tracker = kind("vlprompt", str(folder)) if kind.requires_logging_directory else kind("vlprompt")
-    except (ImportError, NameError) as error:
-        raise UserError(f"tracker '{name}' is not installed: pip install {name}") from error
-    plain = {k: v for k, v in settings.items() if isinstance(v, int | float | str)}
-    tracker.store_init_configuration(plain)
+        tracker.start()
+        tracker.store_init_configuration(plain)
+    except Exception as error:  # each has its own, such as for a login that is missing
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"tracker '{name}' cannot start ({reason}): set it up, or train without") from error
     step = 0
 
     def log(record: EpochRecord) -> None:
