@@ -33,9 +33,9 @@ def test_output_that_nobody_takes(target, code):
     assert done.stderr.count("\n") == (code == 2)
 
 
-def test_ctrl_c_after_the_end_changes_nothing():
-    """The result has come: there is nothing that could go on."""
-    process = start("methods", "--json")
+def test_ctrl_c_after_the_end_changes_nothing(tmp_path):
+    """The result, shorter than a buffer, has come: there is nothing that could go on."""
+    process = start("data", "check", tmp_path, "--json")
     assert process.stdout.read(1) == "["
     process.send_signal(signal.SIGINT)
     rest, said = process.communicate(timeout=60)

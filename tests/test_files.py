@@ -201,11 +201,11 @@ def results(tmp_path_factory):
 
 def filled_in(command, out, tuned, results):
     """A command of ``WRITERS`` with its places."""
-    places = {"OUT": out, "TUNED": tuned, "RESULTS": results}
-    return [
-        places.get(word) or Path(str(word).replace("OUT", str(out))) if isinstance(word, str) else word
-        for word in WRITERS[command]
-    ]
+    places = {"OUT": str(out), "TUNED": str(tuned), "RESULTS": str(results)}
+    words = [str(word) for word in WRITERS[command]]
+    for name, place in places.items():
+        words = [word.replace(name, place) for word in words]
+    return words
 
 
 @pytest.mark.parametrize("command", WRITERS)
@@ -236,7 +236,7 @@ def test_every_command_tries_its_targets_before_any_work(command, tuned, results
             target.parent.mkdir(exist_ok=True)
             (tmp_path / "file").write_text("mine")
             below = tmp_path / "file" / target.name
-            words = [below if word == target else word for word in words]
+            words = [str(below) if word == str(target) else word for word in words]
         capsys.readouterr()
         start = time.monotonic()
         assert vlprompt(*words) == 2

@@ -183,7 +183,7 @@ def _command(cell: Cell, changes: Changes) -> str:
         words = ["vlprompt", "bench", "--suite", cell.suite, "--protocols", cell.protocol]
         words += [] if cell.protocol in FROM_SOURCE else ["--datasets", cell.dataset]
     words += ["--methods", cell.method, "--shots", str(cell.shots), "--seeds", str(cell.seed)]
-    words += ["--model", cell.model, "--device", cell.device]
+    words += ["--model", cell.model] + ([] if cell.suite == OWN else ["--device", cell.device])
     words += ["--root", str(cell.root)] if cell.root else []
     for name, value in changes.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

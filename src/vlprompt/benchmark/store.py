@@ -72,11 +72,20 @@ class Store:
         with self._opened() as file:
             if record["key"] in self._records:
                 return False
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+            self._write(file.fileno(), line.encode())
             self._catch_up(file)
         return True
+
+    def _write(self, file: int, line: bytes) -> None:
+        """Add a line, whole or not at all."""
+        try:
+            done = 0
+            while done < len(line):
+                done += os.pwrite(file, line[done:], self._bytes + done)
+            os.fsync(file)
+        except OSError:
+            os.ftruncate(file, self._bytes)
+            raise
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:

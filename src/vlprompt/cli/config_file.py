@@ -45,7 +45,7 @@ def expand_config(argv: Sequence[str]) -> list[str]:
     try:
         content = parse_yaml(read_text(file, LARGEST_YAML))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"config '{file}' cannot be read ({reason}): give a YAML file of flags") from error
     if not isinstance(content, dict):
         raise UserError(f"config '{file}' is no mapping of flags: write lines such as 'epochs: 20'")
