@@ -33,8 +33,9 @@ def test_output_that_nobody_takes(target, code):
     assert done.stderr.count("\n") == (code == 2)
 
 
-def test_ctrl_c_after_the_end_changes_nothing(tmp_path):
+def test_ctrl_c_after_the_end_changes_nothing(tmp_path, monkeypatch):
     """The result, shorter than a buffer, has come: there is nothing that could go on."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     process = start("data", "check", tmp_path, "--json")
     assert process.stdout.read(1) == "["
     process.send_signal(signal.SIGINT)

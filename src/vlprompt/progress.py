@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -48,15 +49,17 @@ def say(line: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """None of the libraries' own bars and notices, also in processes that are started later.
+    """None of the libraries' own bars and notices, also in processes that are started later; warnings are lines.
 
     By the environment, because to import ``transformers`` takes as long as some commands.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
+    log = logging.getLogger("vlprompt")
+    warnings.showwarning = lambda message, *_, **__: log.warning("%s", message)  # no module, no source
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if "transformers" in sys.modules:
-        from transformers.utils import logging
+        from transformers.utils import logging as notices
 
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
+        notices.disable_progress_bar()
+        notices.set_verbosity_error()

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -160,7 +159,6 @@ def _set_up_messages() -> None:
     log = logging.getLogger("vlprompt")
     log.handlers = [_Lines()]
     log.setLevel(logging.INFO)
-    warnings.showwarning = lambda message, *_, **__: log.warning("%s", message)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names that are no UTF-8, as they are
 
