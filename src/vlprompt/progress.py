@@ -49,7 +49,7 @@ def say(line: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """None of the libraries' own bars and notices, warnings in a line; also in processes that are started later.
+    """None of the libraries' own bars and notices, warnings in a line; also in processes started later.
 
     By the environment, because to import ``transformers`` takes as long as some commands.
     """

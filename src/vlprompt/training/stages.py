@@ -123,7 +123,7 @@ class StageRun:
         if "val" not in self.splits:
             return {}
         self.method.eval()
-        with torch.no_grad(), self.processes.accelerator.autocast():
+        with torch.no_grad(), self.processes.autocast():
             return self.method.check(self._val_batches, share)
 
     def _val_batches(self) -> Iterator[Batch]:
