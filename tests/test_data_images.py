@@ -268,7 +268,7 @@ def test_a_part_of_a_batch_is_drawn_as_the_whole_would_be(augment):
     drawn = []
     for part in (slice(None), slice(2, 4)):
         torch.manual_seed(1)
-        drawn.append((transform(images, part), torch.rand(1)))
+        drawn.append((transform(images, part=part), torch.rand(1)))
     (whole, after), (some, after_some) = drawn
     assert torch.equal(whole[2:4], some) and torch.equal(after, after_some)
 

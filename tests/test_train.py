@@ -336,7 +336,7 @@ def test_a_step_that_overflows_says_nothing_of_any_tokens_worth():
     gates.after_step(3)
     gates.probe.grad = torch.tensor([[3.0, 1.0], [0.0, 0.0]])
     gates.after_step(3)
-    torch.testing.assert_close(gates.worth, 0.05 * torch.tensor([[0.75, 0.25], [0.0, 0.0]]))
+    torch.testing.assert_close(gates.worth, 0.05 * torch.tensor([[3.0, 1.0], [0.0, 0.0]]))
 
 
 def test_the_callers_own_accelerator_stays_as_it_was():
