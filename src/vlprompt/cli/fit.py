@@ -110,6 +110,6 @@ def _parse(argv: Sequence[str]) -> tuple[FitOptions, Any]:
     kind = get_method(early(argv, "--method", FitOptions.method), files=True)
     preset, shots = early(argv, "--preset", ""), early(argv, "--shots", str(FitOptions.shots))
     changes = kind.preset(preset)
-    published = kind.settings_for(int(shots) if shots.isdecimal() else None, **changes)
+    published = kind.settings_for(int(shots) if shots.isdecimal() and len(shots) < 10 else None, **changes)
     about = f"{(fit.__doc__ or '').strip()} Settings below are those of {kind.title} ({kind.name})."
     return parse("fit", about, FitOptions, published, argv)
