@@ -160,7 +160,7 @@ def test_changes(change, value):
         ({"datasets": ["cats"]}, "unknown data set 'cats' in suite 'toy': there are shapes"),
         ({"protocols": ["one-shot"]}, "unknown protocol 'one-shot'.*few-shot"),
         ({"shots": [0]}, "--shots 0"),
-        ({"seeds": [1, -1]}, "--seeds -1"),
+        ({"seeds": [1, -1]}, "seed -1"),
         ({"methods": ["coop"], "changes": ["coop.lr=-1"]}, "lr -1"),
         ({"suite": "benchmark", "datasets": ["dtd"]}, "give --root"),
     ],

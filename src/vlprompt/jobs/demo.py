@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from vlprompt import data
 from vlprompt.dataset import Dataset
-from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.files import check_targets
 from vlprompt.jobs.fit import fit

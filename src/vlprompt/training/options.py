@@ -10,8 +10,6 @@ from vlprompt.errors import UserError
 from vlprompt.methods.schedules import warmed_cosine
 from vlprompt.typed import Positive, Seed, check_fields, checked
 
-Seed = Annotated[int, Between(0, 2**32 - 1)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
