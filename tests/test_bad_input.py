@@ -118,7 +118,7 @@ def said(row: Row, names: dict[str, object], capsys: pytest.CaptureFixture[str])
     out, err = capsys.readouterr()
     *warnings, line = err.splitlines()
     assert out == "" and line.startswith("vlprompt: "), out + err
-    assert not warnings or warnings[0].startswith("WARNING  skipped: image"), err
+    assert not warnings or warnings[0].startswith("warning: skipped: image"), err
     return line
 
 
