@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vlprompt.data.images import in_parallel
-from vlprompt.dataset import Dataset, ImageSource, Item
+from vlprompt.dataset import Dataset, ImageSource, Item, Text
 from vlprompt.reading import check_regular
 
 log = logging.getLogger("vlprompt")
@@ -56,12 +56,15 @@ def _contents(paths: Sequence[Path]) -> dict[str, str]:
 
 
 def digest(image: ImageSource) -> str:
-    """16 hexadecimal digits for what an image's file, or the image itself, holds.
+    """16 hexadecimal digits for what an image's file, or the image (or text) itself, holds.
 
     Empty for a picture that is drawn when it is opened, and for what cannot be read.
     """
     hashed = hashlib.blake2b(digest_size=8)
     try:
+        if isinstance(image, Text):
+            hashed.update(image.encode(errors="surrogatepass"))
+            return hashed.hexdigest()
         if isinstance(image, str | Path):
             check_regular(Path(image))
             with open(image, "rb") as file:
@@ -70,6 +73,6 @@ def digest(image: ImageSource) -> str:
             pixels = np.ascontiguousarray(image)
             hashed.update(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes())
             return hashed.hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         pass
     return ""
