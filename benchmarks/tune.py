@@ -33,7 +33,12 @@ SUITE = SUITES["toy"]
 
 def sample(task: str, seed: int) -> Dataset:
     """A few-shot sample whose test images are the training and validation images that it leaves."""
-    pool = replace(data.load(SUITE.prefix + task), test=[])
+    return held_out(data.load(SUITE.prefix + task), seed)
+
+
+def held_out(dataset: Dataset, seed: int) -> Dataset:
+    """The same of a data set."""
+    pool = replace(dataset, test=[])
     few = data.few_shot(replace(pool, test=pool.val), SHOTS, seed)
     taken = {id(item) for item in (*few.train, *few.val)}
     return replace(few, test=[item for item in (*pool.train, *pool.val) if id(item) not in taken])

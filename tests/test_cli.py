@@ -12,7 +12,7 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from support import NAMES, start, vlprompt
-from vlprompt import __version__
+from vlprompt import __version__, data
 from vlprompt.cli import main as cli
 from vlprompt.data import few_shot, load
 from vlprompt.estimator.classifier import PromptClassifier
@@ -386,3 +386,17 @@ def test_interrupted_by_the_user(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("vlprompt.data.load", interrupt)
     assert vlprompt("fit", photos, "--out", tmp_path / "x", "--method", "coop") == 130
     assert capsys.readouterr().err == "vlprompt: stopped; the same command goes on where it was\n"
+
+
+def test_fit_tries_a_method_for_new_classes_on_classes_left_out(tmp_path, capsys):
+    """Every second class is learned, the others are told apart by their names, beside zero-shot CLIP."""
+    words = ["fit", "toy:colours", "--method", "genpt", "--shots", 2, "--epochs", 3, "--optimizer", "adamw"]
+    assert vlprompt(*words, "--out", tmp_path / "g", "--json") == 0
+    tried = json.loads(capsys.readouterr().out)["left out"]
+    assert tried["classes"] == 6 and all(0 < tried[name] <= 100 for name in ("new", "zero-shot"))
+    colours = data.few_shot(data.load("toy:colours"), 2, 1, strict=True)
+    new = data.of_classes(colours, range(1, 12, 2))
+    zero = PromptClassifier("zeroshot").fit_dataset(new)
+    assert tried["zero-shot"] == pytest.approx(zero.evaluate(new.train)["accuracy"])
+    assert vlprompt(*words[:3], "genpt", "--shots", 2, "--epochs", 1, "--out", tmp_path / "h") == 0
+    assert "left out   classes 6, new " in capsys.readouterr().out

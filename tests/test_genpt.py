@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from text_fleet import Member, Told, train
 from torch.nn import functional as F
 
 from vlprompt.engine.backbones.load import load_backbone
@@ -11,6 +12,10 @@ from vlprompt.engine.encoder import Encoder
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Batch
 from vlprompt.methods.genpt import info_nce
+from vlprompt.methods.templates import template_features
+from vlprompt.training.imageset import ImageSet
+from vlprompt.training.loop import fit
+from vlprompt.training.options import TrainOptions
 
 NAMES = ("red circle", "blue star", "green heart")
 TEMPLATES = ("a photo of a {}.", "a drawing of a {}.", "this is a {}.")
@@ -62,7 +67,8 @@ def test_the_loss_is_cross_entropy_plus_the_weighted_mutual_information(encoder,
 
 
 def test_without_mutual_information_the_loss_is_the_cross_entropy(encoder, images):
-    losses = make(encoder, images, mutual_information=0.0).eval().loss(Batch(*images))
+    bare = make(encoder, images, mutual_information=0.0, augmentation="none").eval()
+    losses = bare.loss(Batch(*images))
     assert set(losses) == {"loss", "ce"}
     torch.testing.assert_close(losses["loss"], losses["ce"], rtol=0, atol=0)
 
@@ -89,16 +95,17 @@ def test_predictions_mix_the_views(encoder, images, beta):
     torch.testing.assert_close(method.predictor()(images[0]), expected)
 
 
-def test_a_shift_that_is_zero_is_coop(encoder, images):
-    """At the start the network h gives no shift, so every class has CoOp's context."""
-    method = make(encoder, images)
+@pytest.mark.parametrize("augmentation", ["feature", "context", "none"])
+def test_a_shift_that_is_zero_is_coop(encoder, images, augmentation):
+    """At the start nothing is shifted, so every class has CoOp's feature."""
+    method = make(encoder, images, augmentation=augmentation)
     coop = get_method("coop")
     plain = coop(encoder, NAMES, coop.Settings(ctx_init="a photo of a"), TEMPLATES)
     torch.testing.assert_close(method.class_features(), plain.class_features(), rtol=0, atol=1e-5)
 
 
-def test_each_class_is_shifted_by_its_own_images(encoder, images):
-    method = make(encoder, images).eval()
+def test_each_class_s_context_is_shifted_by_its_own_images(encoder, images):
+    method = make(encoder, images, augmentation="context").eval()
     torch.nn.init.normal_(method.shift[2].weight)
     shift = method.shift(method.seen)
     expected = method.ctx + shift[:, None]
@@ -110,7 +117,7 @@ def test_training_draws_convex_mixtures_of_a_class_s_images(encoder):
     torch.manual_seed(0)
     features = F.normalize(torch.randn(5, encoder.backbone.joint_width), dim=-1)
     labels = torch.tensor([0, 0, 0, 1, 2])
-    method = make(encoder, (features, labels), text_share=0.0).train()
+    method = make(encoder, (features, labels), augmentation="context", text_share=0.0).train()
     first, second = method.conditions(), method.conditions()
     torch.testing.assert_close(first[1:], features[3:])  # one image: nothing to mix
     assert not torch.allclose(first[0], second[0])
@@ -120,12 +127,12 @@ def test_training_draws_convex_mixtures_of_a_class_s_images(encoder):
 
 
 def test_a_part_of_the_classes_is_shifted_from_its_text(encoder, images):
-    method = make(encoder, images, text_share=1.0).train()
+    method = make(encoder, images, augmentation="context", text_share=1.0).train()
     torch.testing.assert_close(method.conditions(), method.from_text())
 
 
-def test_new_classes_are_shifted_from_text_and_gap(encoder, images):
-    method = make(encoder, images).eval()
+def test_new_classes_contexts_are_shifted_from_text_and_gap(encoder, images):
+    method = make(encoder, images, augmentation="context").eval()
     seen = method.seen.clone()
     method.set_classes(("blue star", "black cross"))
     gap = (torch.stack([images[0][images[1] == k].mean(0) for k in range(3)]) - _handcrafted(encoder)).mean(0)
@@ -139,6 +146,121 @@ def _handcrafted(encoder):
 
 
 def test_without_augmentation_the_context_is_shared(encoder):
-    method = make(encoder, augmentation=False)
+    method = make(encoder, augmentation="none")
     assert [name for name, _ in method.named_parameters()] == ["ctx"]
     assert method.text_prompt().context.shape == (4, encoder.backbone.text_width)
+
+
+def test_features_are_shifted_by_what_a_name_differs_in_from_the_trained_ones(encoder, images):
+    method = make(encoder, images).eval()
+    centre = method.handcrafted.mean(0)
+    torch.nn.init.normal_(method.feature_shift, std=0.1)
+    plain = method.encoder.encode_text(method.sequences, method.text_prompt())
+    moved = F.normalize(plain + (method.handcrafted - centre) @ method.feature_shift, dim=-1)
+    torch.testing.assert_close(method.class_features(), moved)
+    method.transfer(("black cross", "blue star"))
+    plain = method.encoder.encode_text(method.sequences, method.text_prompt())
+    moved = F.normalize(plain + (method.handcrafted - centre) @ method.feature_shift, dim=-1)
+    torch.testing.assert_close(method.class_features(), moved)  # the centre stays that of the trained classes
+
+
+def test_a_large_shift_costs(encoder, images):
+    method = make(encoder, images, mutual_information=0.0, shift_decay=0.5)
+    torch.nn.init.normal_(method.feature_shift)
+    losses = method.loss(Batch(*images))
+    torch.testing.assert_close(losses["shift"], 0.5 * method.feature_shift.square().sum())
+    torch.testing.assert_close(losses["loss"], losses["ce"] + losses["shift"])
+
+
+def test_classifiers_of_0_1_0_say_by_yes_or_no_whether_they_shift_contexts():
+    settings = get_method("genpt").Settings
+    assert settings(augmentation=True).augmentation == "context"
+    assert settings(augmentation=False).augmentation == "none"
+
+
+# What each piece is for, on made-up images where its effect is certain.
+
+OLD_WORLD = tuple(f"{colour} {shape}" for shape in ("circle", "star", "heart") for colour in ("red", "blue"))
+NEW_WORLD = tuple(f"{colour} {shape}" for shape in ("square", "cross") for colour in ("red", "blue"))
+
+
+def trained(encoder, features, labels, **settings):
+    kind = get_method("genpt")
+    quick = {"epochs": 15, "optimizer": "adamw", "lr": 0.01, "view_mix": 1.0}
+    torch.manual_seed(1)
+    method = kind(encoder, OLD_WORLD, kind.Settings(**quick | settings), TEMPLATES)
+    method.see(features, labels)
+    images = ImageSet(lambda at: features[at], labels)
+    fit(method, {"train": images}, TrainOptions(device="cpu"), show=False)
+    return method.eval()
+
+
+def pictures(encoder, names):
+    """Images in which red and blue are exchanged: 16 of each class, and their labels."""
+    other = [name.replace("red", "x").replace("blue", "red").replace("x", "blue") for name in names]
+    torch.manual_seed(3)
+    shown = template_features(encoder, other, TEMPLATES).repeat(16, 1)  # (16 * K, E)
+    noise = torch.randn_like(shown) * 0.2 / shown.shape[1] ** 0.5
+    return F.normalize(shown + noise, dim=-1), torch.arange(len(names)).repeat(16)
+
+
+def test_the_augmentation_carries_what_images_show_over_to_new_classes(encoder):
+    """Red is seen as blue in the trained shapes; that it is so in new shapes only the shift can know."""
+    accuracy = {}
+    for augmentation in ("feature", "none"):
+        method = trained(
+            encoder, *pictures(encoder, OLD_WORLD), augmentation=augmentation, mutual_information=0.0
+        )
+        method.transfer(NEW_WORLD)
+        features, labels = pictures(encoder, NEW_WORLD)
+        accuracy[augmentation] = float((method(features).argmax(-1) == labels).double().mean())
+    assert accuracy["feature"] > 0.95 and accuracy["none"] < 0.8, accuracy
+
+
+def test_the_mutual_information_keeps_new_names_apart_whatever_the_images_say(encoder):
+    """Images without any sense ruin the soft view of names that were never seen, unless it is held."""
+    torch.manual_seed(0)
+    features = F.normalize(torch.randn(96, encoder.backbone.joint_width), dim=-1)
+    nats = {}
+    for weight in (0.0, 3.0):
+        method = trained(
+            encoder, features, torch.arange(96) % 6, augmentation="none", mutual_information=weight, lr=0.05
+        )
+        method.transfer(NEW_WORLD)
+        nats[weight] = math.log(4) - info_nce(method.class_features(), method.handcrafted, 0.07).item()
+    assert nats[3.0] > 0.8 * math.log(4) and nats[0.0] < 0, nats
+
+
+# What benchmarks/genpt_study.py trains.
+
+
+@pytest.mark.parametrize("augmentation", ["feature", "context"])
+def test_a_fleet_is_its_trainings_one_by_one(augmentation):
+    """Every step, draws and schedule included, as of the training loop alone."""
+    encoder = Encoder(load_backbone("toy", dtype=torch.float64))
+    torch.manual_seed(0)
+    width = encoder.backbone.joint_width
+    features = [F.normalize(torch.randn(12, width, dtype=torch.float64), dim=-1) for _ in range(2)]
+    labels = torch.arange(12) % 3
+    kind = get_method("genpt")
+    members, alone = [], []
+    for seed, weight in ((1, 0.3), (2, 2.0)):
+        images = ImageSet(lambda at, rows=features[seed - 1]: rows[at], labels)
+        quick = {"epochs": 3, "batch_size": 5, "optimizer": "adamw", "lr": 0.01, "mutual_information": weight}
+        for makes in ("member", "alone"):
+            torch.manual_seed(seed)
+            own = Told(encoder) if makes == "member" else encoder
+            settings = kind.Settings(augmentation=augmentation, **quick)
+            method = kind(own, NAMES, settings, TEMPLATES).double()
+            method.see(features[seed - 1], labels)
+            if makes == "member":
+                members.append(Member(method, images, seed))
+            else:
+                fit(method, {"train": images}, TrainOptions(seed=seed, device="cpu"), show=False)
+                alone.append(method)
+    before = members[1].method.ctx.clone()
+    train(encoder, members)
+    for member, method in zip(members, alone, strict=True):
+        for name, parameter in method.named_parameters():
+            torch.testing.assert_close(member.method.get_parameter(name), parameter, rtol=0, atol=1e-9)
+    assert (members[1].method.ctx - before).abs().max() > 1e-3

@@ -77,6 +77,7 @@ def fit(argv: Sequence[str]) -> None:
     from vlprompt.estimator import artifact
     from vlprompt.estimator.text import classifier_for
     from vlprompt.jobs import fit as job
+    from vlprompt.jobs.left_out import leave_out
     from vlprompt.methods.lengths import Lengths
 
     changed = dataclasses.asdict(settings)
@@ -100,9 +101,13 @@ def fit(argv: Sequence[str]) -> None:
         "force": options.force,
     }
     run = job.fit(classifier, dataset, options.out, **keep)
-    result = {"out": str(options.out), "classes": len(dataset.classnames), "train": len(dataset.train)}
+    counts = {"classes": len(dataset.classnames), "train": len(dataset.train)}
+    result: dict[str, Any] = {"out": str(options.out), **counts, "seconds": round(run.seconds or 0, 1)}
+    result |= run.measured
+    if classifier.method_.for_new_classes and (tried := leave_out(classifier, dataset)):
+        result["left out"] = tried
     if artifact.first_process():
-        show(result | {"seconds": round(run.seconds or 0, 1)} | run.measured, options.json)
+        show(result, options.json)
 
 
 def _parse(argv: Sequence[str]) -> tuple[FitOptions, Any]:

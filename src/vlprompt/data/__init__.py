@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from vlprompt.data.benchmark import BENCHMARKS, find_benchmark, read_benchmark
-from vlprompt.data.fewshot import few_shot, subsample
+from vlprompt.data.fewshot import few_shot, of_classes, subsample
 from vlprompt.data.folders import find_images, read_csv, read_folder, read_table
 from vlprompt.data.images import open_image
 from vlprompt.data.texts import COLUMNS, Columns, read_texts
@@ -21,6 +21,7 @@ __all__ = [
     "few_shot",
     "find_images",
     "load",
+    "of_classes",
     "open_image",
     "read_csv",
     "read_folder",

@@ -77,10 +77,15 @@ def subsample(dataset: Dataset, which: Literal["all", "base", "new"]) -> Dataset
         return dataset
     count = len(dataset.classnames)
     half = ceil(count / 2)
-    kept = range(half) if which == "base" else range(half, count)
+    return of_classes(dataset, range(half) if which == "base" else range(half, count))
+
+
+def of_classes(dataset: Dataset, kept: Sequence[int]) -> Dataset:
+    """Some of the classes, by their labels; labels start from 0 in this order."""
+    places = {label: place for place, label in enumerate(kept)}
 
     def select(items: Sequence[Item]) -> list[Item]:
-        return [item._replace(label=item.label - kept.start) for item in items if item.label in kept]
+        return [item._replace(label=places[item.label]) for item in items if item.label in places]
 
     return replace(
         dataset,

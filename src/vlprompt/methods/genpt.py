@@ -3,8 +3,8 @@
 From the paper's abstract: hand-crafted prompts generalise to unseen classes, soft prompts fit the seen
 ones; both are views of the text modality whose mutual information is maximised, and a class-wise
 augmentation from the visual modality makes the prompts more expressive. Its equations were not at hand:
-the InfoNCE bound, the shift of the context and the mixed prediction below are this project's reading
-of it. Every piece has its switch.
+the InfoNCE bound, the shift of class features and the mixed prediction below are this project's reading
+of it. Every piece has its switch; ``benchmarks/genpt_readings.py`` has the readings that did less.
 
 Shapes: K classes, M images a class, E joint width, D text width, n context length.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,9 @@ from vlprompt.methods.base import Losses, Method, Outputs
 from vlprompt.methods.coop import CoOp
 from vlprompt.methods.rows import learnable_rows
 from vlprompt.methods.templates import template_features
-from vlprompt.typed import Length, Positive, Share
+from vlprompt.typed import Between, Length, Positive, Share
+
+Weight = Annotated[float, Between(0, 1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +72,13 @@ class TwoViews(Method):
         if not s.mutual_information:
             return terms
         tau = self.log_tau.exp() if s.learn_tau else s.tau
-        loss = info_nce(outputs.classes, self.handcrafted, tau)
+        loss = self.view_loss(outputs, tau)
         nats = math.log(len(self.handcrafted)) - loss.detach()
         return terms | {"mi": s.mutual_information * loss, "mi_nats": nats}
+
+    def view_loss(self, outputs: Outputs, tau: Tensor | float) -> Tensor:
+        """L_MI of class features of the soft prompts and the hand-crafted ones."""
+        return info_nce(outputs.classes, self.handcrafted, tau)
 
     def total(self, terms: Losses) -> Tensor:
         """All terms but the logged bound."""
@@ -98,25 +105,104 @@ class Settings(Added, coop.Settings):
     """words whose embeddings start the context; empty for n_ctx random tokens"""
     n_ctx: Length = 4
     """context length where ctx_init is empty"""
-    augmentation: bool = True
-    """class-wise visual augmentation: each class's images shift its context"""
+    mutual_information: float = 3.0
+    """weight of the mutual information between soft and hand-crafted class features; 0 leaves it out"""
+    augmentation: Literal["feature", "context", "none"] = "feature"
+    """class-wise augmentation: what the images of the trained classes show shifts the feature of every class,
+    or the context of every class, or nothing"""
+    shift_decay: Weight = 0.03
+    """weight of the squared size of the shift of features"""
     text_share: Share = 0.8
-    """part of the classes that in training are shifted from their text, as classes without images are"""
+    """part of the classes whose context is in training shifted from their text, as without images"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.augmentation, bool):  # as 0.1.0 saved it
+            object.__setattr__(self, "augmentation", "context" if self.augmentation else "none")
+        super().__post_init__()
 
 
 class GenPT(TwoViews, CoOp):
-    """GenPT: ctx_k = ctx + h(u_k), with u_k a mixture of the image features of class k."""
+    """GenPT: w_s[k] = normalise(t_k + M^T (w_h[k] - mean_j w_h[j])), with t_k the text of a learned context.
+
+    M (E, E) is fitted to the images of the trained classes, j runs over these, and a class without images is
+    shifted by what its name has in common with theirs.
+    """
 
     name, title, paper, year = "genpt", "GenPT", "2410.03189", 2024
-    learns = "text context and its shift by each class's images"
+    learns = "text context, and the shift of class features by what the images show"
     Settings = Settings
     added = TwoViews
+    for_new_classes = True
+    _text: Tensor | None = None
 
     def build(self) -> None:
-        """Context (n, D), the network h: E -> E / 16 -> D, and what it sees of each class, (K, E)."""
+        """Context (n, D), and what shifts each class's feature, or its context."""
         super().build()
-        if not self.settings.augmentation:
-            return
+        build = {"feature": self._build_feature_shift, "context": self._build_context_shift}
+        build.get(self.settings.augmentation, lambda: None)()
+
+    def see(self, features: Tensor, labels: Tensor) -> None:
+        """What the shift needs to know of the trained classes: features (N, E), labels (N,)."""
+        if self.settings.augmentation == "feature":
+            self.centre.copy_(self.handcrafted.mean(0))
+        if self.settings.augmentation == "context":
+            self._keep_images(features, labels)
+
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """New classes have no images: their text stands for these."""
+        old = dict(zip(self.classnames, range(len(self.classnames)), strict=True))
+        changed = tuple(classnames) != self.classnames
+        super().set_classes(classnames)
+        if self.settings.augmentation == "context" and changed:
+            known = [old.get(name, -1) for name in self.classnames]
+            from_text = self.from_text()
+            rows = [self.seen[i] if i >= 0 else from_text[k] for k, i in enumerate(known)]
+            self.seen.data = torch.stack(rows)
+
+    # The shift of class features.
+
+    def _build_feature_shift(self) -> None:
+        """The map M (E, E), zero, and the mean class feature (E,) of the trained classes."""
+        width, device = self.encoder.backbone.joint_width, self.encoder.backbone.device
+        self.feature_shift = nn.Parameter(torch.zeros(width, width, device=device))
+        self.centre = nn.Parameter(torch.zeros(width, device=device), requires_grad=False)
+
+    def class_features(self) -> Tensor:
+        """(K, E), L2-normalised, shifted where features are."""
+        text = super().class_features()
+        if self.settings.mutual_information:
+            self._text = text  # until view_loss takes it
+        return self.shifted(text)
+
+    def view_loss(self, outputs: Outputs, tau: Tensor | float) -> Tensor:
+        """L_MI of what is not shifted yet: the views are texts, and what images show is added to both."""
+        text, self._text = self._text, None
+        assert text is not None
+        return info_nce(text, self.handcrafted, tau)
+
+    def shifted(self, features: Tensor) -> Tensor:
+        """Class features (K, E) with what the images of the trained classes say of each class."""
+        if self.settings.augmentation != "feature":
+            return features
+        shift = (self.handcrafted - self.centre) @ self.feature_shift  # (K, E)
+        return F.normalize(features + shift, dim=-1)
+
+    def predicting_features(self) -> Tensor:
+        """normalise(beta * t + (1 - beta) * w_h), (K, E), shifted where features are."""
+        beta, text = self.settings.view_mix, super().class_features()
+        return self.shifted(F.normalize(beta * text + (1 - beta) * self.handcrafted, dim=-1))
+
+    def terms(self, outputs: Outputs) -> Losses:
+        """The views' information, and decay * |M|^2."""
+        terms, s = super().terms(outputs), self.settings
+        if s.augmentation == "feature" and s.shift_decay:
+            terms["shift"] = s.shift_decay * self.feature_shift.square().sum()
+        return terms
+
+    # The shift of contexts, ctx_k = ctx + h(u_k): the default of 0.1.0.
+
+    def _build_context_shift(self) -> None:
+        """The network h: E -> E / 16 -> D, and what it sees of each class, (K, E)."""
         backbone = self.encoder.backbone
         width, hidden = backbone.joint_width, max(backbone.joint_width // 16, 1)
         layers = nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, backbone.text_width)
@@ -129,10 +215,8 @@ class GenPT(TwoViews, CoOp):
         self.images: Tensor | None = None
         self.has_image: Tensor | None = None
 
-    def see(self, features: Tensor, labels: Tensor) -> None:
-        """Keep the training images' features (N, E): padded (K, M, E), and their mean (K, E)."""
-        if not self.settings.augmentation:
-            return
+    def _keep_images(self, features: Tensor, labels: Tensor) -> None:
+        """The training images' features (N, E): padded (K, M, E), and their mean (K, E)."""
         members = [features[labels == k].float() for k in range(len(self.classnames))]
         self.images = nn.utils.rnn.pad_sequence(members, batch_first=True)  # (K, M, E)
         counts = torch.tensor([len(m) for m in members], device=features.device)  # (K,)
@@ -141,27 +225,16 @@ class GenPT(TwoViews, CoOp):
         self.seen.copy_(F.normalize(means, dim=-1))
         self.gap.copy_((means - self.handcrafted).mean(0))
 
-    def set_classes(self, classnames: Sequence[str]) -> None:
-        """New classes have no images: their text, moved by the modality gap, stands for them."""
-        old = dict(zip(self.classnames, range(len(self.classnames)), strict=True))
-        changed = tuple(classnames) != self.classnames
-        super().set_classes(classnames)
-        if self.settings.augmentation and changed:
-            known = [old.get(name, -1) for name in self.classnames]
-            from_text = self.from_text()
-            rows = [self.seen[i] if i >= 0 else from_text[k] for k, i in enumerate(known)]
-            self.seen.data = torch.stack(rows)
-
     def rows(self, classnames: Sequence[str]) -> list[Row]:
-        """[start][context of the class][class name][.][end]; one context for all without augmentation."""
-        if not self.settings.augmentation:
+        """[start][context][class name][.][end]; a context of each class's own where contexts are shifted."""
+        if self.settings.augmentation != "context":
             return super().rows(classnames)
         words, position = self.words, self.settings.position
         return learnable_rows(self.encoder, classnames, self.n_ctx, words, position, class_specific=True)
 
     def text_prompt(self) -> Prompt:
         """The context, or each class's: (K * n, D)."""
-        if not self.settings.augmentation:
+        if self.settings.augmentation != "context":
             return super().text_prompt()
         shift = self.shift(self.conditions())  # (K, D)
         return Prompt(context=(self.ctx + shift[:, None]).flatten(0, 1))
