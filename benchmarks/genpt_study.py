@@ -37,7 +37,8 @@ from vlprompt.estimator.fitting import settings_for
 from vlprompt.estimator.prediction import predict_logits
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
-from vlprompt.training.inputs import image_features, make_image_set
+from vlprompt.training.frozen import image_features
+from vlprompt.training.inputs import make_image_set
 
 Record = dict[str, Any]
 
@@ -133,7 +134,7 @@ def make(encoder: Encoder, word: str, task: str, seed: int, dataset: Dataset) ->
     )
     torch.manual_seed(seed)
     method = kind(Told(encoder), dataset.classnames, settings_for(kind, dataset, settings), dataset.templates)
-    if type(method).see is not Method.see:
+    if method.sees:
         features = image_features(encoder, [item.image for item in dataset.train])
         method.see(features, torch.tensor([item.label for item in dataset.train]))
     return method

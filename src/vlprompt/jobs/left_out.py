@@ -10,7 +10,8 @@ from vlprompt.dataset import Dataset
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods.base import Method
 from vlprompt.methods.templates import template_features
-from vlprompt.training.inputs import image_features, make_image_set
+from vlprompt.training.frozen import image_features
+from vlprompt.training.inputs import make_image_set
 from vlprompt.training.loop import fit
 from vlprompt.training.options import TrainOptions
 
