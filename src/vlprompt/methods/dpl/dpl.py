@@ -151,9 +151,15 @@ class DPL(Method):
     def check(self, validation: path.Validation, share: float) -> dict[str, Any]:
         """When a good half is done, decide how many tokens there will be, where that is open."""
         gates = self.gates
-        if gates is None or gates.budget or share < path.MIDDLE:
+        if gates is None or gates.budget or share < path.START:
             return {}
-        points, chosen = path.measure(self, gates, len(self.text_prompts), validation)
+        losses = path.measure(self, gates, validation)
+        if share < path.MIDDLE:
+            return {}
+        points, chosen = (
+            path.curve(self, gates, len(self.text_prompts), validation),
+            path.choose(gates, losses),
+        )
         gates.choose(gates.sizes[chosen])
         return {"path": points, "chosen": chosen}
 

@@ -59,6 +59,7 @@ class Gates(nn.Module):
         self.size: Tensor
         self.halves: Tensor
         self.agreed: Tensor
+        self.measured: Tensor
         self.register_buffer("open", every)
         self.register_buffer("worth", torch.zeros_like(self.probe))
         self.register_buffer("clock", torch.zeros(3, dtype=torch.long))
@@ -69,6 +70,8 @@ class Gates(nn.Module):
         """Sums over this epoch's even and odd steps of the mean worth of each layer's tokens."""
         self.register_buffer("agreed", torch.zeros(2))
         """Sum of the correlations of halves, and how many."""
+        self.register_buffer("measured", torch.zeros(3, len(self.sizes), dtype=torch.float64))
+        """Of each size: sum of mean losses and of accuracies on validation images, and how many."""
 
     @property
     def budget(self) -> int:

@@ -19,8 +19,8 @@ from vlprompt.methods.base import Batch, Method
 from vlprompt.methods.dpl.gates import Gates
 from vlprompt.methods.lengths import Lengths, random_lengths, uniform_lengths
 
-MIDDLE = 0.6
-"""Share of training after which the number of tokens is chosen."""
+START, MIDDLE = 0.3, 0.6
+"""Shares of training between which sizes are measured, after every epoch; then one is chosen."""
 DRAWS = 3
 """Random placements of each size."""
 Validation = Callable[[], Iterator[Batch]]
@@ -29,8 +29,22 @@ Point = dict[str, Any]
 
 
 @torch.no_grad()
-def measure(method: Method, gates: Gates, text: int, validation: Validation) -> tuple[list[Point], int]:
-    """The curve, and the index of the smallest size that is as good as the best, within one standard error.
+def measure(method: Method, gates: Gates, validation: Validation) -> Tensor:
+    """Losses (S, N) of N images with each of S sizes; the gates add up their means and the accuracies."""
+    before = gates.open
+    each = [_evaluate(method, gates, gates.best(size, gates.every), validation) for size in gates.sizes]
+    gates.open = before
+    losses = torch.stack([loss for loss, _ in each])  # (S, N)
+    accuracies = torch.tensor([accuracy for _, accuracy in each])
+    gates.measured[0] += losses.mean(1).to(gates.measured)
+    gates.measured[1] += accuracies.to(gates.measured)
+    gates.measured[2] += 1
+    return losses
+
+
+@torch.no_grad()
+def curve(method: Method, gates: Gates, text: int, validation: Validation) -> list[Point]:
+    """A point a size: means of what was measured; even and random placements as they do now.
 
     Args:
         text: number of layers of the text branch.
@@ -38,22 +52,31 @@ def measure(method: Method, gates: Gates, text: int, validation: Validation) -> 
     """
     before, draw = gates.open, random.Random(0)
     longest = Lengths(*_branches(gates.every.sum(-1).tolist(), text))
-    points, losses = [], []
-    for size in gates.sizes:
+    losses, accuracies, times = gates.measured.tolist()
+    points = []
+    for index, size in enumerate(gates.sizes):
         found = gates.best(size, gates.every)
-        loss, accuracy = _evaluate(method, gates, found, validation)
         even = [uniform_lengths(longest, size)]
         drawn = [random_lengths(draw, longest, size) for _ in range(DRAWS)]
-        others = {"even": even, "random": drawn if size < gates.full else even}
-        point: Point = {"tokens": int(found.sum()), "loss": float(loss.mean()), "accuracy": accuracy}
+        point: Point = {"tokens": int(found.sum())}
+        point |= {"loss": losses[index] / times[index], "accuracy": accuracies[index] / times[index]}
         point["text"], point["vision"] = _branches(found.sum(-1).tolist(), text)
-        for name, placements in others.items():
+        for name, placements in {"even": even, "random": drawn if size < gates.full else even}.items():
             masks = [_within(gates, lengths) for lengths in placements]
             point[name] = [_evaluate(method, gates, mask, validation)[1] for mask in masks]
         points.append(point)
-        losses.append(loss)
     gates.open = before
-    return points, within_one_error(torch.stack(losses))
+    return points
+
+
+def choose(gates: Gates, losses: Tensor) -> int:
+    """The index of the smallest size that is as good as the best, within one standard error.
+
+    Args:
+        losses: (S, N) of N images, the last that were measured; their means are put to those of all times.
+    """
+    means = gates.measured[0] / gates.measured[2]
+    return within_one_error(losses.cpu() - losses.cpu().mean(1, keepdim=True) + means.cpu()[:, None])
 
 
 def within_one_error(losses: Tensor) -> int:
