@@ -5,7 +5,8 @@
 Each word is a method, with changes to the suite's settings as JSON after a colon. It is measured on the
 training and validation images of the task that its few-shot sample does not hold; the test images are
 thrown away as soon as the task is loaded. ``--protocol base-to-new`` prints base, new and their harmonic
-mean, few-shot the accuracy.
+mean, few-shot the accuracy. ``--rates 0.3,1,3`` tries each word with the suite's learning rate times each: the
+same effort for every method.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vlprompt import data
 from vlprompt.benchmark.suites import SUITES
 from vlprompt.dataset import Dataset
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.methods import get_method
 from vlprompt.training.processes import one_thread
 
 SHOTS = 16
@@ -64,6 +66,14 @@ def run(word: str, task: str, seed: int, protocol: str) -> dict[str, Any]:
     return {"word": word, "task": task, "seed": seed, "accuracy": accuracy, "loss": loss} | found
 
 
+def at_rates(word: str, rates: Sequence[float]) -> list[str]:
+    """A word with each of these multiples of its learning rate."""
+    method, _, text = word.partition(":")
+    changes = json.loads(text) if text else {}
+    usual = get_method(method).settings_for(SHOTS, **SUITE.settings_for(method, "") | changes)
+    return [f"{method}:{json.dumps(changes | {'lr': float(f'{usual.lr * rate:.3g}')})}" for rate in rates]
+
+
 def table(records: Sequence[dict[str, Any]]) -> str:
     """A line a configuration: the mean, then every task (mean over seeds)."""
     lines = []
@@ -92,18 +102,21 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(SUITE.datasets))
     parser.add_argument("--seeds", default="4")
     parser.add_argument("--protocol", choices=("few-shot", "base-to-new"), default="few-shot")
+    parser.add_argument("--rates", default="", help="multiples of the learning rate, such as 0.3,1,3")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    rates = [float(rate) for rate in arguments.rates.split(",") if rate]
+    words = [w for word in arguments.configurations for w in (at_rates(word, rates) if rates else [word])]
     records = []
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         jobs = [
             pool.submit(run, word, task, int(seed), arguments.protocol)
             for seed in arguments.seeds.split(",")
             for task in arguments.tasks.split(",")
-            for word in arguments.configurations
+            for word in words
         ]
         for job in jobs:
             records.append(job.result())
