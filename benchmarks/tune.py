@@ -5,8 +5,8 @@
 Each word is a method, with changes to the suite's settings as JSON after a colon. It is measured on the
 training and validation images of the task that its few-shot sample does not hold; the test images are
 thrown away as soon as the task is loaded. ``--protocol base-to-new`` prints base, new and their harmonic
-mean, few-shot the accuracy. ``--rates 0.3,1,3`` tries each word with the suite's learning rate times each: the
-same effort for every method.
+mean, few-shot the accuracy. ``--rates 0.3,1,3`` tries each word with the suite's learning rate times each:
+the same effort for every method.
 """
 
 from __future__ import annotations
