@@ -152,7 +152,11 @@ def test_pretraining_writes_a_folder_that_loads(tmp_path, size, widths, in_card)
         "tokenizer.json",
     }
     card = (tmp_path / "a" / "README.md").read_text()
-    assert "64 rendered pictures" in " ".join(card.split()) and in_card in card and f"--size {size} --seed 0" in card
+    assert (
+        "64 rendered pictures" in " ".join(card.split())
+        and in_card in card
+        and f"--size {size} --seed 0" in card
+    )
     assert (len(loaded.text_layers), loaded.text_width, loaded.vision_width) == widths
     assert len(loaded.vision_layers) == widths[0] and loaded.joint_width == 96
     if size == "toy":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -147,8 +148,10 @@ def whole_folder(target: Path, what: str, kept: str = "", force: bool = False) -
     except BaseException as error:
         if new and not (kept and any(beside.glob(kept))):
             shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise UserError(f"output '{target}' cannot be written ({error.strerror}): make room") from error
+        if (number := _number(error)) in FULL:
+            raise UserError(
+                f"output '{target}' cannot be written ({os.strerror(number)}): make room"
+            ) from error
         raise
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -236,8 +239,10 @@ def _part(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         yield path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    except Exception as error:
+        if (number := _number(error)) is None:
+            raise
+        raise _unwritable(path, OSError(number, os.strerror(number))) from error
 
 
 def _sweep(path: Path) -> None:
@@ -250,6 +255,14 @@ def _sweep(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error, which libraries in Rust, such as safetensors, have in words only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _escaped(name: str) -> str:

@@ -16,6 +16,11 @@ from typing import Any
 
 import torch
 
+import vlprompt.benchmark.run
+import vlprompt.export.onnx
+import vlprompt.export.stock_clip
+import vlprompt.jobs.fit
+import vlprompt.jobs.search  # noqa: F401 (all that a command would import later)
 from vlprompt.cli import main as cli
 
 torch.set_num_threads(1)  # a pool of threads would not live on in a fork
@@ -38,7 +43,7 @@ class Command:
         self.process = FORK.Process(target=_in_child, args=(work, [*map(str, words)], said, limit))
         self.process.start()
 
-    def end(self, timeout: float = 120) -> int | None:
+    def end(self, timeout: float = 900) -> int | None:
         """Its exit code, -9 where it was killed."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, f"it does not end: {self.said.read_text()}"

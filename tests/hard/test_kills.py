@@ -52,10 +52,10 @@ def job(request, photos, tmp_path, monkeypatch) -> Job:
     out = tmp_path / "out"
     few = ("--shots", 2)
     if request.param == "fit: search stage":
-        stages = ("--preset", "paper", "--search-epochs", 30, "--epochs", 3)
+        stages = ("--preset", "paper", "--search-epochs", 12, "--epochs", 2)
         words = ("fit", photos, "--out", out / "c", "--method", "dpl", *stages, *few)
     elif request.param == "fit: train stage":
-        words = ("fit", photos, "--out", out / "c", "--method", "maple", "--epochs", 40, *few)
+        words = ("fit", photos, "--out", out / "c", "--method", "maple", "--epochs", 15, *few)
     elif request.param == "bench":
         choice = ("--methods", "zeroshot,coop,kgcoop", "--datasets", "shapes", "--seeds", "1,2", "--shots", 1)
         words = ("bench", "--out", out, "--workers", 1, "--set", "coop.epochs=10", *choice)
@@ -65,7 +65,7 @@ def job(request, photos, tmp_path, monkeypatch) -> Job:
         )
         words = ("export", tmp_path / "c", out / "c.onnx")
     elif request.param == "search":
-        words = ("search", photos, "--out", out / "lengths.json", "--epochs", 30, *few)
+        words = ("search", photos, "--out", out / "lengths.json", "--epochs", 12, *few)
     else:
         folder = clip_of_some_size(tmp_path / "clip")
         monkeypatch.setenv("VLPROMPT_CACHE", str(out))

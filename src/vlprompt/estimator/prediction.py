@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlprompt.dataset import ImageSource
+from vlprompt.errors import UserError
 from vlprompt.methods.base import Method
 from vlprompt.progress import track
 from vlprompt.training.frozen import image_features
@@ -16,14 +17,22 @@ from vlprompt.training.pixels import BATCH, ahead, in_batches, plain_pixels
 
 @torch.no_grad()
 def predict_logits(method: Method, images: Sequence[ImageSource], show: bool = False) -> Tensor:
-    """Logits (N, K) of images, on the CPU; their softmax are the probabilities."""
+    """Logits (N, K) of images, on the CPU; their softmax are the probabilities.
+
+    Raises:
+        UserError: they are no numbers: finite prompts, too, can be damaged so that products overflow.
+    """
     if not images:
         return torch.empty(0, len(method.classnames), dtype=torch.double)
     predictor = method.predictor()
     if method.has_visual_prompts:
-        return _batched(method, predictor, images, show).double()
-    features = image_features(method.encoder, images, show)
-    return torch.cat([predictor(some).cpu() for some in features.split(BATCH)]).double()
+        logits = _batched(method, predictor, images, show)
+    else:
+        features = image_features(method.encoder, images, show)
+        logits = torch.cat([predictor(some).cpu() for some in features.split(BATCH)])
+    if logits.softmax(-1).isnan().any():
+        raise UserError(f"what method '{method.name}' learned gives no numbers: it was damaged, fit it again")
+    return logits.double()
 
 
 @torch.no_grad()
