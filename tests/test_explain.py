@@ -27,6 +27,8 @@ METHODS = {
     "ivlp": {"text_lengths": (2, 1, 2, 1), "vision_lengths": (3, 1, 2, 0)},
     "dpl": LENGTHS,
     "tip": {},
+    "mma": {"start": 2, "scale": 0.1},
+    "coprompt": {"depth": 2},
 }
 
 
@@ -266,3 +268,22 @@ def test_nothing_is_seen_outside_the_box(toy, size):
     inner[top : top + 3, left : left + 3] ^= 255
     assert not torch.equal(pixels_of(toy, inner)[..., :2, :2], before[..., :2, :2])
     assert isinstance(explain(build(toy, "zeroshot"), Image.fromarray(image)).overlay(), Image.Image)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("mmrl", {"start": 3}), ("clip_lora", {}), ("promptkd", {"depth": 2})]
+)
+def test_what_else_stands_in_the_vision_branch(toy, name, settings):
+    """Tokens inserted and read, other projections, another space: patches still have their share."""
+    torch.manual_seed(1)
+    kind = get_method(name)
+    method = kind(toy, NAMES, kind.Settings(**settings)).eval()
+    if name == "promptkd":
+        method.taught_by(torch.nn.functional.normalize(torch.randn(3, 20), dim=-1))
+        method.eval()
+    pixels = pixels_of(toy, picture())
+    relevance, probabilities = patch_relevance(method, pixels, 1)
+    assert relevance.shape == (toy.backbone.patches,) and relevance.max() > 0
+    with torch.no_grad():
+        expected = method(pixels)[0].softmax(-1)
+    torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-6)
