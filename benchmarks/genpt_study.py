@@ -27,9 +27,9 @@ import torch
 from scipy.stats import t as student
 from text_fleet import Member, Told, train
 from tune import SHOTS, SUITE, held_out
+from vlprompt.benchmark.features import Kept, images_digest
 
 from vlprompt import data
-from vlprompt.benchmark.features import Kept, images_digest
 from vlprompt.dataset import Dataset
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder

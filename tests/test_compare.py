@@ -7,16 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from support import toy_encoder, vlprompt, write_photos
+from support import vlprompt, write_clip, write_photos
 from test_bench_report import record
+from test_frozen import counted
 from vlprompt import UserError, data
-from vlprompt.benchmark.features import images_digest, shared_rows
+from vlprompt.benchmark.own import choice_of, encode_once
 from vlprompt.benchmark.own import testable_shots as most_shots
+from vlprompt.benchmark.plan import make_plan
+from vlprompt.benchmark.protocols import run_cell
 from vlprompt.benchmark.results import read_results
 from vlprompt.benchmark.standings import standings, to_take, verdict
-from vlprompt.dataset import Dataset, Encoded, Item
-from vlprompt.estimator.classifier import PromptClassifier
-from vlprompt.training.frozen import image_features
+from vlprompt.data.identity import dataset_digest
+from vlprompt.dataset import Dataset, Item
+from vlprompt.engine import features
 
 COMPARED = ("--methods", "zeroshot,coop", "--seeds", "1", "2", "--shots", 2, "--set", "coop.epochs=2")
 
@@ -54,7 +57,6 @@ def test_its_table_and_its_page_say_what_to_take(compared, capsys):
     assert str(out / "report.html") in said.replace("\n", "")
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "calibration error" in page and "learned numbers" in page and "--out my-classifier" in page
-    assert len(list((out / "features").glob("*.safetensors"))) == 1  # of all images, for all runs
 
 
 def test_other_images_are_run_again(compared, capsys):
@@ -66,49 +68,18 @@ def test_other_images_are_run_again(compared, capsys):
     assert vlprompt("compare", copy, *words[2:]) == 0 and json.loads(capsys.readouterr().out)["done"] == 0
 
 
-def test_known_features_stand_for_the_image(photos):
-    dataset = data.few_shot(data.load(str(photos)), 2, 1)
-    items = [*dataset.train, *dataset.test]
-    features = image_features(toy_encoder(), [item.image for item in items]).numpy()
-    blank = np.zeros((32, 32, 3), np.uint8)
-    known = [Item(Encoded(blank, row), item.label) for item, row in zip(items, features, strict=True)]
-    count = len(dataset.train)
-    for method in ("coop", "genpt", "tip"):
-        settings = {} if method == "tip" else {"epochs": 1}
-        plain = PromptClassifier(method, settings=settings).fit_dataset(dataset)
-        blind = PromptClassifier(method, settings=settings)
-        blind.fit_dataset(replace(dataset, train=known[:count]))
-        expected = plain.predict_proba([item.image for item in dataset.test])
-        assert np.allclose(blind.predict_proba([item.image for item in known[count:]]), expected, atol=1e-5)
-
-
-def test_views_that_are_known_are_drawn_from(photos):
-    dataset = data.few_shot(data.load(str(photos)), 2, 1)
-    right = image_features(toy_encoder(), [item.image for item in dataset.train]).numpy()
-    blank = np.zeros((32, 32, 3), np.uint8)
-    seen = [
-        Item(Encoded(blank, np.zeros_like(row), row[None].repeat(3, 0)), item.label)
-        for item, row in zip(dataset.train, right, strict=True)
-    ]
-    how = {"settings": {"epochs": 2}, "views": 3, "augment": "crop"}
-    blind = PromptClassifier("coop", **how).fit_dataset(replace(dataset, train=seen))
-    plain = PromptClassifier("coop", settings={"epochs": 2}).fit_dataset(dataset)  # without augmentation
-    test = [item.image for item in dataset.test]
-    assert np.allclose(blind.predict_proba(test), plain.predict_proba(test), atol=1e-4)
-
-
-def test_rows_are_made_once(tmp_path):
-    import torch
-
-    made = []
-
-    def make(share: range) -> torch.Tensor:
-        made.append(share)
-        return torch.arange(share.start, share.stop)[:, None]
-
-    for _ in range(2):
-        assert shared_rows(tmp_path, "rows", 7, make, 3).flatten().tolist() == list(range(7))
-    assert made == [range(0, 3), range(3, 6), range(6, 7)]
+def test_features_are_computed_once_for_all_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "WORTH", 1)  # small backbones count, too
+    monkeypatch.setenv("VLPROMPT_CACHE", str(tmp_path / "cache"))
+    photos, clip = write_photos(tmp_path / "photos", 40), str(write_clip(tmp_path / "clip"))
+    how = {"methods": ("zeroshot", "coop"), "seeds": (1, 2), "changes": ("coop.epochs=1",), "views": 2}
+    plan = make_plan(choice_of(str(photos), **how, model=clip), [], 1)
+    assert [(cell.method, cell.views) for cell in plan.missing] == [("coop", 2)] * 2 + [("zeroshot", 0)] * 2
+    encode_once(plan)
+    with counted() as calls:
+        for cell in plan.missing:
+            run_cell(cell)
+    assert calls == []
 
 
 def pool(each: int) -> Dataset:
@@ -135,8 +106,8 @@ def test_a_digest_is_of_images_classes_and_splits():
     other.train[0].image[0, 0] = 1
     renamed = replace(one, classnames=("a", "c"))
     moved = replace(one, train=one.train[:-1], test=one.train[-1:])
-    assert len({images_digest(d) for d in (one, other, renamed, moved)}) == 4
-    assert images_digest(one) == images_digest(pool(3))
+    assert len({dataset_digest(d) for d in (one, other, renamed, moved)}) == 4
+    assert dataset_digest(one) == dataset_digest(pool(3))
 
 
 def test_what_learns_the_least_within_one_standard_error_is_taken():

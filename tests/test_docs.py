@@ -116,7 +116,7 @@ def test_commands_of_the_prose_have_these_flags(shown, capsys):
 def flags_of(name: str, method: str, capsys) -> set[str]:
     with pytest.raises(SystemExit):
         cli.main([name, *(["--method", method] if method else []), "--help"])
-    return {*FLAG.findall(capsys.readouterr().out), "--config"}
+    return {*FLAG.findall(capsys.readouterr().out), "--config", "--quiet"}
 
 
 @pytest.mark.parametrize(

@@ -18,25 +18,11 @@ class Rendered(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """An image whose frozen features are known.
-
-    Args:
-        features: (E,), of the image as it is.
-        views: (V, E), of V augmented views; None where there are none.
-    """
-
-    image: "ImageSource"
-    features: np.ndarray
-    views: np.ndarray | None = None
-
-
 class Text(str):
     """A text to be classified; any other ``str`` is the path of an image."""
 
 
-ImageSource = str | Path | Image.Image | np.ndarray | Rendered | Encoded
+ImageSource = str | Path | Image.Image | np.ndarray | Rendered
 
 
 class Item(NamedTuple):

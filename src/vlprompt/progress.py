@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -16,7 +17,59 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vlprompt.errors import printable
 
 console = Console(stderr=True)
+LONG = 120
+"""Seconds of work beyond which its time is said at its start."""
+QUICK = 10
+"""Seconds of work within which no lines are said."""
+STEPS = 5
+"""Steps whose time says how long all take; the first of them is left out."""
 T = TypeVar("T")
+
+
+def spoken(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def meter(
+    description: str, total: int, done: int = 0, show: bool = True, faster: str = ""
+) -> Iterator[Callable[[str], None]]:
+    """What to call after each step of work, with a word on the side.
+
+    A bar on a terminal, a line at every tenth of the way elsewhere. Of work that takes long the time is said
+    at its start.
+
+    Args:
+        done: steps that an earlier call did.
+        faster: what would be faster, said of work that takes long.
+    """
+    first, start = done, time.monotonic()
+    second = start
+    what = description.strip()
+    with bar(description, total, show) as progress:
+        task = progress.task_ids[0]
+        progress.update(task, completed=done)
+
+        def advance(note: str) -> None:
+            nonlocal done, second
+            done, now = done + 1, time.monotonic()
+            second = now if done == first + 1 else second  # the first step's own costs are no measure
+            progress.update(task, advance=1, note=note)
+            if not show:
+                return
+            a_step = (now - second) / max(done - first - 1, 1)
+            if done - first == STEPS and a_step * total > LONG:
+                long = f"{what}: {total} steps, about {spoken(a_step * total)}"
+                say(f"{long}; faster: {faster}" if faster else long)
+            tenth = done * 10 // total > (done - 1) * 10 // total
+            if progress.disable and tenth and done < total and now - start > QUICK:
+                left = spoken(a_step * (total - done))
+                say(f"{what} {done}/{total}{note and ' ' + note}, about {left} left")
+
+        yield advance
 
 
 @contextmanager
@@ -36,16 +89,30 @@ def bar(description: str, total: int, show: bool = True) -> Iterator[Progress]:
 
 
 def track(items: Iterable[T], description: str, total: int, show: bool = True) -> Iterator[T]:
-    """Go through items with a bar."""
-    with bar(description, total, show) as progress:
+    """Go through items with a :func:`meter`."""
+    with meter(description, total, show=show) as advance:
         for item in items:
             yield item
-            progress.advance(progress.task_ids[0])
+            advance("")
 
 
 def say(line: str) -> None:
     """One line on standard error, above the progress bar where there is one, whatever its values hold."""
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def no_library_bars() -> Iterator[None]:
+    """None of the bars of ``transformers`` inside, which the caller's own work may show."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def quiet_libraries() -> None:

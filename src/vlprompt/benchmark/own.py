@@ -10,12 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlprompt import data
-from vlprompt.benchmark.features import images_digest
-from vlprompt.benchmark.plan import Choice
+from vlprompt.benchmark.plan import Choice, Plan, needs, settings_of
 from vlprompt.benchmark.suites import OWN
 from vlprompt.data.fewshot import MAX_VAL_SHOTS, by_label
+from vlprompt.data.identity import dataset_digest
 from vlprompt.dataset import Dataset
+from vlprompt.engine.backbones.load import shared_backbone
+from vlprompt.engine.devices import pick_device
+from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
+from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.methods import get_method
+from vlprompt.training.frozen import image_features, view_features
 from vlprompt.typed import Views, checked
 
 SHOTS = 16
@@ -34,20 +40,20 @@ def choice_of(
     model: str = "toy",
     root: Path | None = None,
     views: int = 0,
-    features: Path,
 ) -> Choice:
     """The runs that compare methods on images.
 
     Args:
         name: what :func:`vlprompt.data.load` takes.
         shots: training images a class; by default 16, or fewer where too few would be left for testing.
-        features: folder where frozen features are kept.
 
     Raises:
         UserError: no such data; no images would be left for testing.
     """
     checked(views, Views, "views")
     dataset = data.load(name, root)
+    if dataset.texts:
+        raise UserError(f"'{name}' holds texts: compare methods on images, or fit one after the other")
     return Choice(
         suite=OWN,
         methods=methods,
@@ -58,9 +64,8 @@ def choice_of(
         changes=changes,
         model=model,
         root=root,
-        images=images_digest(dataset),
+        images=dataset_digest(dataset),
         views=views,
-        features=features,
     )
 
 
@@ -86,3 +91,24 @@ def testable_shots(dataset: Dataset, shots: int | None) -> int:
         )
     usual = fewest - max(fewest // HELD_OUT, 1) - MAX_VAL_SHOTS
     return min(SHOTS, max(usual, 1), most) if shots is None else shots
+
+
+def encode_once(plan: Plan) -> None:
+    """Have the frozen features that the missing runs need in the store, so that no two compute them."""
+    kinds: dict[str, str] = {}
+    for cell in plan.missing:
+        if cell.method not in kinds:
+            encoder = Encoder(shared_backbone(cell.model, pick_device("auto")))
+            if encoder.store is None:
+                return
+            kinds[cell.method] = needs(get_method(cell.method, files=True), settings_of(cell), encoder)
+    runs = {(c.seed, c.views): c for c in plan.missing if kinds[c.method] != "pixels"}
+    dataset = data.load(plan.missing[0].dataset, plan.missing[0].root)
+    for cell in runs.values():
+        sample = data.few_shot(dataset, cell.shots, cell.seed)
+        # Zero-shot, for it computes in the precision that all others find, too.
+        encoder = PromptClassifier("zeroshot", cell.model).fit_dataset(sample).method_.encoder
+        image_features(encoder, [i.image for i in (*dataset.train, *dataset.val, *dataset.test)], show=True)
+        if cell.views and cell.augment != "none":
+            images = [item.image for item in sample.train]
+            view_features(encoder, images, cell.augment, cell.views, show=True)

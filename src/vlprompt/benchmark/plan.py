@@ -44,7 +44,7 @@ class Choice:
 
     Args:
         images: digest of the user's own images, where these are compared on.
-        views, features: see :class:`vlprompt.benchmark.protocols.Cell`; of methods that learn from features.
+        views: see :class:`vlprompt.benchmark.protocols.Cell`; of methods that learn from features.
     """
 
     suite: str
@@ -59,7 +59,6 @@ class Choice:
     root: Path | None = None
     images: str = ""
     views: int = 0
-    features: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,9 @@ def make_plan(choice: Choice, records: Sequence[Mapping[str, Any]], workers: int
     recorded = {record["key"] for record in records}
     missing = [cell for cell in cells if cell.key not in recorded]
     seconds, measured = _estimate(missing, records, encoder)
-    return Plan(cells, missing, seconds / workers, left_out, measured)
+    if choice.suite == OWN:  # the longest first: no process waits for another at the end
+        missing.sort(key=lambda cell: -seconds[cell.key])
+    return Plan(cells, missing, sum(seconds.values()) / workers, left_out, measured)
 
 
 def _check(choice: Choice) -> None:
@@ -144,7 +145,7 @@ def _cells(
         for dataset in datasets:
             usual = kind.settings_for(shots, **published | suite.settings_for(method, dataset, preset))
             wanted = dataclasses.replace(usual, **changes)
-            features = choice.views and augment != "none" and _needs(kind, wanted, encoder) == "features"
+            features = choice.views and augment != "none" and needs(kind, wanted, encoder) == "features"
             for seed in dict.fromkeys(choice.seeds):
                 cell = Cell(
                     suite=choice.suite,
@@ -164,7 +165,6 @@ def _cells(
                     images=choice.images,
                     views=choice.views if features else 0,
                     root=choice.root,
-                    features=choice.features,
                 )
                 yield dataclasses.replace(cell, command=_command(cell, _difference(wanted, usual)))
 
@@ -191,7 +191,7 @@ def _command(cell: Cell, changes: Changes) -> str:
     return shlex.join([*words, "--out", "out/again"])
 
 
-def _needs(kind: type[Method], settings: Any, encoder: Encoder) -> Literal["nothing", "features", "pixels"]:
+def needs(kind: type[Method], settings: Any, encoder: Encoder) -> Literal["nothing", "features", "pixels"]:
     """What the steps of a method's training need; what cannot be built will say so when it is run."""
     try:
         method = kind(encoder, ("cat", "dog"), settings)
@@ -200,14 +200,15 @@ def _needs(kind: type[Method], settings: Any, encoder: Encoder) -> Literal["noth
     return "nothing" if not method.trains else "pixels" if method.has_visual_prompts else "features"
 
 
-def _settings(cell: Cell) -> Any:
+def settings_of(cell: Cell) -> Any:
+    """All settings of a run."""
     kind = get_method(cell.method, files=True)
     return kind.settings_for(cell.shots, **kind.preset(cell.preset) | cell.settings)
 
 
 def _refusal(cell: Cell, encoder: Encoder) -> str:
     """Why a method cannot be trained so, or not classify into classes that are new to it; "" where it can."""
-    kind, settings = get_method(cell.method, files=True), _settings(cell)
+    kind, settings = get_method(cell.method, files=True), settings_of(cell)
     try:
         check_required(kind, settings)
         if cell.protocol not in NEW_CLASSES or (kind.transductive and cell.protocol == "base-to-new"):
@@ -221,8 +222,8 @@ def _refusal(cell: Cell, encoder: Encoder) -> str:
 
 def _estimate(
     missing: Sequence[Cell], records: Sequence[Mapping[str, Any]], encoder: Encoder
-) -> tuple[float, bool]:
-    """Seconds of runs one after the other, and whether recorded runs of their kinds say so."""
+) -> tuple[dict[str, float], bool]:
+    """Seconds of runs by key, and whether recorded runs of their kinds say so."""
     known: dict[tuple[str, ...], list[float]] = {}
     for record in records:
         run = record["run"]
@@ -231,12 +232,15 @@ def _estimate(
     medians = {kind: statistics.median(values) for kind, values in known.items()}
     found = [next((medians[k] for k in _kinds(cell.run) if k in medians), None) for cell in missing]
     first = {cell.method: cell for cell in reversed(missing)}
-    needs = {
-        name: _needs(get_method(name, files=True), _settings(cell), encoder) for name, cell in first.items()
+    kinds = {
+        name: needs(get_method(name, files=True), settings_of(cell), encoder) for name, cell in first.items()
     }
-    rough = [SUITES[cell.suite].seconds * SHARES[needs[cell.method]] for cell in missing]
-    seconds = [guess if known is None else known for known, guess in zip(found, rough, strict=True)]
-    return sum(seconds), None not in found
+    rough = [SUITES[cell.suite].seconds * SHARES[kinds[cell.method]] for cell in missing]
+    seconds = {
+        cell.key: guess if known is None else known
+        for cell, known, guess in zip(missing, found, rough, strict=True)
+    }
+    return seconds, None not in found
 
 
 def _kinds(run: Mapping[str, Any]) -> list[tuple[str, ...]]:

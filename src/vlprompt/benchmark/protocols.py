@@ -21,8 +21,8 @@ import torch
 
 import vlprompt
 from vlprompt import data
-from vlprompt.benchmark.features import Kept, images_digest
 from vlprompt.benchmark.suites import SUITES, Changes, Suite
+from vlprompt.data.identity import dataset_digest
 from vlprompt.dataset import Dataset
 from vlprompt.engine.precision import worth_trying
 from vlprompt.errors import UserError
@@ -59,7 +59,6 @@ class Cell:
         views: augmented views of each training image whose features are computed once; see
             :class:`vlprompt.PromptClassifier`.
         root: folder of the benchmark's data sets.
-        features: folder where frozen features of the user's own images are kept for all runs.
         command: what runs this cell alone.
     """
 
@@ -82,7 +81,6 @@ class Cell:
     views: int = 0
     version: int = RESULTS_VERSION
     root: Path | None = None
-    features: Path | None = None
     command: str = ""
 
     @property
@@ -90,7 +88,7 @@ class Cell:
         """What decides the numbers, as in the record."""
         values = dataclasses.asdict(self) | {"published": self.published}
         absent = [name for name in ("own_method", "images", "views") if not values[name]]
-        for name in ("root", "features", "command", *absent):
+        for name in ("root", "command", *absent):
             del values[name]
         return values
 
@@ -138,9 +136,9 @@ def run_cell(cell: Cell) -> Record:
         raise UserError(f"method file '{cell.method}' is another here than where the run was planned")
     if cell.torch != TORCH:
         raise UserError(f"torch is {TORCH} here, {cell.torch} where the run was planned: {SAME}")
+    if cell.images and dataset_digest(_load(cell.dataset, cell.root)) != cell.images:
+        raise UserError(f"the images of '{cell.dataset}' changed meanwhile: give the same command again")
     with one_thread():
-        if cell.features:
-            _sample(cell, cell.dataset)  # what all runs share is no part of this one's time
         start = time.perf_counter()
         classifier, metrics = PROTOCOLS[cell.protocol](cell)
     method = classifier.method_
@@ -251,28 +249,7 @@ def _suite(cell: Cell) -> Suite:
 
 
 def _sample(cell: Cell, name: str) -> Dataset:
-    if cell.features is None:
-        return data.few_shot(_load(name, cell.root), cell.shots, cell.seed)
-    kept = Kept(cell.features, cell.model, str(cell.revision))
-    sample = data.few_shot(_encoded(name, cell.root, cell.images, kept), cell.shots, cell.seed)
-    if not cell.views or cell.augment == "none":
-        return sample
-    drawn = f"{cell.images}-{cell.shots}-{cell.seed}"
-    train = kept.encode_views(sample.train, drawn, cell.augment, cell.views)
-    return dataclasses.replace(sample, train=train)
-
-
-@lru_cache(maxsize=1)
-def _encoded(name: str, root: Path | None, images: str, kept: Kept) -> Dataset:
-    """A data set of the user's own, with the frozen features of its images.
-
-    Raises:
-        UserError: its images are others than those that the run was planned with.
-    """
-    dataset = _load(name, root)
-    if images_digest(dataset) != images:
-        raise UserError(f"the images of '{name}' changed meanwhile: give the same command again")
-    return kept.encode(dataset, images)
+    return data.few_shot(_load(name, cell.root), cell.shots, cell.seed)
 
 
 @lru_cache(maxsize=32)

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from vlprompt.benchmark.own import encode_once
 from vlprompt.benchmark.plan import Plan
 from vlprompt.benchmark.protocols import RESULTS_VERSION, Cell, Record
 from vlprompt.benchmark.report import write_bench_report
@@ -24,6 +25,8 @@ def run_plan(plan: Plan, store: Store, workers: int, cluster: str = "") -> list[
     """
     if not plan.missing:
         return []
+    if plan.missing[0].images:
+        encode_once(plan)
     failed: list[Cell] = []
     total, start = len(plan.missing), time.monotonic()
     with bar("bench", total) as progress, closing(_outcomes(plan.missing, workers, cluster)) as outcomes:

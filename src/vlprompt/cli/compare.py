@@ -53,7 +53,7 @@ def compare(
         changes: a change to a method's settings, such as coop.epochs=20; may be given several times.
         model: frozen backbone: 'toy', 'toy-deep', a local folder or a hub id.
         root: folder of the benchmark's data sets.
-        out: folder for results.jsonl, report.html and the features.
+        out: folder for results.jsonl and report.html.
         workers: runs at the same time; 0 is one a core, or one a GPU.
         yes: never ask.
         plan: only show what would run.
@@ -71,7 +71,6 @@ def compare(
         model=model,
         root=root,
         views=views,
-        features=out / "features",
     )
     done = run_choice(choice, out, workers, yes=yes, plan=plan, force=force, json=json)
     if done is None:

@@ -17,12 +17,12 @@ FLAG = "--config"
 
 
 def config_text(options: Any, settings: Mapping[str, Any]) -> str:
-    """All flags of a run as YAML; empty lists, which are all defaults, are left out."""
+    """All flags that decide a run's numbers, as YAML."""
     flags = dataclasses.asdict(options) | dict(settings)
     plain = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in flags.items()
-        if name not in ("json", "lengths", "track", "force") and value not in ((), [])
+        if name not in ("json", "lengths", "track", "force", "plan")
     }
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
@@ -83,4 +83,7 @@ def flag_words(name: str, value: Any) -> list[str]:
     flag = "--" + name.replace("_", "-")
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag[2:]}"]
-    return [flag, *map(str, value)] if isinstance(value, list | tuple) else [flag, str(value)]
+    if isinstance(value, list | tuple):
+        return [flag, *map(str, value)]
+    # A text that looks like a flag is one unless it is joined to its own.
+    return [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]

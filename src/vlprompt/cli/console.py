@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from vlprompt.methods.lengths import Lengths
 
 
+WORDS = {
+    "accuracy": "accuracy {:.2f} %",
+    "macro_f1": "macro-F1 {:.2f} %",
+    "ece": "calibration error {:.2f} % (how far confidence is from accuracy; 0 is best)",
+    "n": "{} images",
+}
+"""Metrics as people read them."""
+
+
 def show(result: dict[str, Any], as_json: bool) -> None:
     """A result as one JSON object, or as lines."""
     if as_json:
@@ -22,9 +31,7 @@ def show(result: dict[str, Any], as_json: bool) -> None:
         return
     for key, value in result.items():
         if isinstance(value, dict):
-            value = ", ".join(
-                f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()
-            )
+            value = ", ".join(WORDS.get(k, k + " {}").format(v) for k, v in value.items())
         print(f"{key:10} {value}")
 
 

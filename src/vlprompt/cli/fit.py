@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -15,6 +15,12 @@ from vlprompt.cli.config_file import config_text
 from vlprompt.cli.console import show
 from vlprompt.cli.method_flags import early, parse
 from vlprompt.methods import get_method
+from vlprompt.methods.registry import is_file
+from vlprompt.progress import say, spoken
+
+if TYPE_CHECKING:
+    from vlprompt.dataset import Dataset
+    from vlprompt.estimator.classifier import PromptClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +67,8 @@ class FitOptions:
     """log every epoch with a tracker of accelerate: tensorboard, wandb, mlflow"""
     force: bool = False
     """replace the output whoever made it"""
+    plan: bool = False
+    """only say what it would cost: images, steps, time and memory, from a few measured steps"""
     json: bool = False
     """print one JSON object instead of a table"""
 
@@ -92,6 +100,9 @@ def fit(argv: Sequence[str]) -> None:
     known = kind().get_params()  # a classifier of texts takes fewer
     how = {name: getattr(options, name) for name in TRAINED_BY if name in known}
     classifier = kind(options.method, options.model, changed, options.preset, verbose=True, **how)
+    if options.plan:
+        _show_plan(classifier, dataset, options.json)
+        return
     command = "vlprompt fit " + shlex.join(argv)
     files = {"fit.yaml": config_text(options, changed)}
     keep: dict[str, Any] = {
@@ -100,6 +111,8 @@ def fit(argv: Sequence[str]) -> None:
         "files": files,
         "force": options.force,
     }
+    if artifact.first_process() and (before := job.finished(options.out)):
+        say(f"'{options.out}' holds {before}: it is replaced when this run is finished")
     run = job.fit(classifier, dataset, options.out, **keep)
     counts = {"classes": len(dataset.classnames), "train": len(dataset.train)}
     result: dict[str, Any] = {"out": str(options.out), **counts, "seconds": round(run.seconds or 0, 1)}
@@ -108,6 +121,37 @@ def fit(argv: Sequence[str]) -> None:
         result["left out"] = tried
     if artifact.first_process():
         show(result, options.json)
+        if not options.json:
+            _show_end(options, dataset, measured=bool(run.measured))
+
+
+def _show_plan(classifier: PromptClassifier, dataset: Dataset, as_json: bool) -> None:
+    """What the training would cost."""
+    from vlprompt.estimator.cost import estimate
+
+    cost = estimate(classifier, dataset)
+    images = {split: len(getattr(dataset, split)) for split in ("train", "val", "test")}
+    if as_json:
+        plain = {"steps": cost.steps, "seconds": round(cost.seconds, 1), "memory": cost.memory}
+        show({"images": images, "classes": len(dataset.classnames)} | plain | {"faster": cost.faster}, True)
+        return
+    result = {"images": images, "classes": len(dataset.classnames), "steps": cost.steps}
+    result |= {"time": f"about {spoken(cost.seconds)}", "memory": f"about {cost.memory / 1e9:.1f} GB"}
+    show(result | ({"faster": cost.faster} if cost.faster else {}), False)
+
+
+def _show_end(options: FitOptions, dataset: Dataset, measured: bool) -> None:
+    """Where everything is, and what to do next."""
+    out = shlex.quote(str(options.out))
+    method = shlex.join(["--method", options.method]) if is_file(options.method) else ""
+    one, many = ("'a text'", "labelled.csv") if dataset.texts else ("photo.jpg", "labelled_photos/")
+    if not measured:
+        print("test       not measured: nothing was left for testing; give fewer --shots, or more examples")
+    print(
+        f"\nEverything is in {out}, {options.out / 'report.html'} opens in a browser. Next:\n"
+        f"  vlprompt predict {out} {one} {method}".rstrip()
+        + f"\n  vlprompt evaluate {out} {many} {method}".rstrip()
+    )
 
 
 def _parse(argv: Sequence[str]) -> tuple[FitOptions, Any]:

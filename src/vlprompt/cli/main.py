@@ -41,6 +41,10 @@ PARSE_THEMSELVES = ("fit", "distill", "search")
 """Commands whose flags depend on the method."""
 
 
+QUIET = "--quiet"
+"""Of every command: nothing but results and errors."""
+
+
 def run() -> None:
     """The command as a process of its own."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -93,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, argv: Sequence[str]) -> None:
     if name not in COMMANDS:
         raise UserError(f"unknown command '{name}': there are {', '.join(COMMANDS)}")
-    _set_up_messages()
+    _set_up_messages(quiet=QUIET in argv)
+    argv = [word for word in argv if word != QUIET]
     from vlprompt.cli.config_file import expand_config
     from vlprompt.cli.flags import read_flags
 
@@ -151,11 +156,12 @@ class _Lines(logging.Handler):
         say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-def _set_up_messages() -> None:
-    """Warnings in a line each, the libraries', too; none of their bars and notices."""
-    from vlprompt.progress import quiet_libraries
+def _set_up_messages(quiet: bool) -> None:
+    """Warnings in a line each, the libraries', too, or none where it shall be quiet; none of their bars."""
+    from vlprompt.progress import console, quiet_libraries
 
     quiet_libraries()
+    console.quiet = quiet
     log = logging.getLogger("vlprompt")
     log.handlers = [_Lines()]
     log.setLevel(logging.INFO)
@@ -172,4 +178,5 @@ def _help(version: bool) -> None:
     print("usage: vlprompt COMMAND ...\n")
     for name, summary in COMMANDS.items():
         print(f"  {name:10} {summary}")
-    print("\n'vlprompt COMMAND --help' explains a command; '--config FILE' takes its flags from a YAML file.")
+    print("\n'vlprompt COMMAND --help' explains a command; '--config FILE' takes its flags from a YAML file;")
+    print("'--quiet' leaves out progress and warnings.")

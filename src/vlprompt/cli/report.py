@@ -10,7 +10,7 @@ from tyro.conf import Positional
 def report(
     results: Positional[Path],
     /,
-    out: Path = Path("report.html"),
+    out: Path | None = None,
     tables: Path | None = None,
     force: bool = False,
 ) -> None:
@@ -18,7 +18,7 @@ def report(
 
     Args:
         results: results.jsonl of 'vlprompt bench', or its folder.
-        out: the page.
+        out: the page; report.html beside the results by default.
         tables: folder for tables.md and tables.tex.
         force: write over these whoever made them.
     """
@@ -27,6 +27,7 @@ def report(
     from vlprompt.benchmark.table_files import FILES, write_tables
     from vlprompt.files import check_targets
 
+    out = out or (results if results.is_dir() else results.parent) / "report.html"
     check_targets(out, *([tables / name for name in FILES] if tables else []), force=force)
     records = finished_runs(results)
     write_bench_report(records, out)

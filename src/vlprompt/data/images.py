@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vlprompt.data.cache import DecodedCache, cache_folder
-from vlprompt.dataset import Encoded, ImageSource, Rendered
+from vlprompt.dataset import ImageSource, Rendered
 from vlprompt.errors import UserError
 from vlprompt.progress import track
 from vlprompt.reading import check_regular
@@ -42,8 +42,6 @@ def open_image(source: ImageSource) -> Image.Image:
     Raises:
         UserError: it cannot be read as an image.
     """
-    if isinstance(source, Encoded):
-        source = source.image
     if isinstance(source, str | Path):
         return read_image(Path(source), f"image '{source}'")
     if isinstance(source, np.ndarray):
@@ -178,7 +176,6 @@ def image_loader(side: int) -> Callable[..., list[Tensor]]:
     cache = DecodedCache(folder) if folder else None
 
     def load(source: ImageSource) -> Tensor:
-        source = source.image if isinstance(source, Encoded) else source
         if cache is None or not isinstance(source, str | Path) or not Path(source).is_file():
             pixels = _reduced(source, side)
         else:

@@ -37,6 +37,8 @@ from vlprompt.estimator.fitting import (
     choose_frozen_precision,
     set_aside,
     settings_for,
+    what_is_faster,
+    why_no_views,
 )
 from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
@@ -46,6 +48,7 @@ from vlprompt.insight.explain import Explanation, explain
 from vlprompt.insight.outcome import Outcome
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
+from vlprompt.progress import say
 from vlprompt.training.frozen import image_features
 from vlprompt.training.imageset import ImageSet
 from vlprompt.training.inputs import Augment, make_image_set
@@ -253,6 +256,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         frozen = not method.has_visual_prompts
         augment = augmentation(self.augment, self.model)
         encoder = method.encoder
+        if self.verbose and self.views and (why := why_no_views(method, augment)):
+            say(f"views {self.views} change nothing: {why}")
         if not method.trains:  # nothing will be drawn
             labels = torch.tensor([item.label for item in train])
             return {"train": ImageSet(plain_pixels(encoder, [item.image for item in train]), labels)}
@@ -262,7 +267,8 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             splits["val"] = make_image_set(encoder, val, "none", frozen=frozen, show=self.verbose)
         made = f"{dataset.name}, {augment}, {self.views} numbered views"
         made += ", frozen in bfloat16" if encoder.frozen_dtype else ""
-        return {name: dataclasses.replace(split, made=made) for name, split in splits.items()}
+        faster = what_is_faster(method, augment, self.views)
+        return {name: dataclasses.replace(split, made=made, faster=faster) for name, split in splits.items()}
 
     def _taught(self, split: ImageSet, dataset: Dataset) -> ImageSet:
         """With a teacher's answers; the method gets its class features."""

@@ -85,6 +85,24 @@ def augmentation(augment: Augment | Literal["auto"], model: str) -> Augment:
     return augment if augment != "auto" else "none" if model in BUILT_IN else "crop+flip"
 
 
+def what_is_faster(method: Method, augment: Augment, views: int) -> str:
+    """What would train faster than this does, in words; empty where nothing would."""
+    if method.has_visual_prompts:
+        return "a method without visual prompts, such as coop, with --views 10"
+    if augment == "none" or views:
+        return ""
+    return "--views 10 encodes ten views of each image once, not a new one at every step"
+
+
+def why_no_views(method: Method, augment: Augment) -> str:
+    """Why cached views are of no use, in words; empty where they are."""
+    if not method.trains:
+        return f"{method.title} is not trained in steps"
+    if method.has_visual_prompts:
+        return f"{method.title} runs the image branch at every step"
+    return "images are not augmented, so that each is encoded once" if augment == "none" else ""
+
+
 def check_classnames(classnames: Iterable[str]) -> tuple[str, ...]:
     """The names; refuses one text instead of several, other things than texts, and none at all."""
     if isinstance(classnames, str | bytes) or not isinstance(classnames, Iterable):

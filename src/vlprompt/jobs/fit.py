@@ -56,6 +56,16 @@ def fit(
     return report.run
 
 
+def finished(out: Path) -> str:
+    """What a folder holds that an earlier call finished, in words; empty where it holds none such."""
+    try:
+        _, config, _ = artifact.read(out)
+    except UserError:
+        return ""
+    accuracy = [f"{m['accuracy']:.1f} % right on {split}" for split, m in config["measured"].items()]
+    return ", ".join([f"a finished classifier ({config['method']})", *accuracy])
+
+
 def with_lengths(method: str, settings: Mapping[str, Any], lengths: Lengths) -> dict[str, Any]:
     """All of a method's settings, with these lengths for the branches that it prompts in every layer.
 

@@ -86,7 +86,7 @@ class Search:
         given = {"text_lengths": lengths.text, "vision_lengths": lengths.vision}
         return self._fit(dataset, given, seed).evaluate(dataset.test)["accuracy"]
 
-    def compare(self, dataset: Dataset, found: Found, control: int, seed: int) -> dict[str, Any]:
+    def beside_controls(self, dataset: Dataset, found: Found, control: int, seed: int) -> dict[str, Any]:
         """Test accuracies at one number of tokens: of the search's own prompts, of its lengths with fresh
         prompts, of tokens spread evenly, and of ``control`` placements drawn at random.
 
@@ -119,7 +119,7 @@ class Searched:
     Args:
         found: by seed.
         lengths: what they agree on.
-        accuracy: of the first seed, see :meth:`Search.compare`; empty without a control.
+        accuracy: of the first seed, see :meth:`Search.beside_controls`; empty without a control.
         out: file of the lengths.
         report: page beside it.
     """
@@ -164,7 +164,7 @@ def search(
     lengths = runs[0] if len(runs) == 1 else averaged(runs)
     lengths.save(out)
     seed, sample = next(iter(samples.items()))
-    accuracy = how.compare(sample, found[seed], control, seed) if control else {}
+    accuracy = how.beside_controls(sample, found[seed], control, seed) if control else {}
     pages = [
         Run("DPL search", "dpl", s, {}, f.history, f.lengths, f.seconds, sample.classnames)
         for s, f in found.items()

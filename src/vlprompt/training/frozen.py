@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vlprompt.data.identity import image_digest
 from vlprompt.data.images import in_parallel
 from vlprompt.data.transforms import Augmentation
-from vlprompt.dataset import Encoded, ImageSource
+from vlprompt.dataset import ImageSource
 from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
 from vlprompt.training.pixels import BATCH, Draw, ahead, augmented_pixels, in_batches, plain_pixels
@@ -35,9 +34,6 @@ def image_features(
     Args:
         draw: what prepares them, where there is such a thing already.
     """
-    known = [source.features for source in sources if isinstance(source, Encoded)]
-    if known and len(known) == len(sources):
-        return _known(encoder, known)
     return _Frozen(encoder, sources, draw or plain_pixels(encoder, sources)).features("images", show)[0]
 
 
@@ -49,15 +45,7 @@ def view_features(
     A view of an image depends on the image and the view's number alone, so that it is the same for every
     method and every seed.
     """
-    known = [source.views for source in sources if isinstance(source, Encoded) and source.views is not None]
-    if len(known) == len(sources) and all(len(rows) == views for rows in known):
-        return _known(encoder, known).transpose(0, 1)
     return _Views(encoder, sources, augment, views).features("views", show)
-
-
-def _known(encoder: Encoder, rows: Sequence[np.ndarray]) -> Tensor:
-    """Features that the images bring along."""
-    return torch.from_numpy(np.stack(rows)).to(encoder.backbone.device, encoder.backbone.dtype)
 
 
 class _Frozen:

@@ -25,6 +25,7 @@ class ImageSet:
         taught: positions (b,) and their images -> a teacher's logits (b, K).
         random: whether ``images`` are drawn anew at each call. It is then given the positions of the whole
             batch and the part of it that is wanted, so that a part is drawn as the whole would be.
+        faster: what would make training on them faster, in words; empty where nothing would.
         made: where they come from and how they are prepared; a checkpoint must agree on it.
     """
 
@@ -35,6 +36,7 @@ class ImageSet:
     taught: Callable[[Tensor, Tensor], Tensor] | None = None
     random: bool = False
     made: str = ""
+    faster: str = ""
 
     def batch(self, positions: Tensor, device: torch.device, part: slice = slice(None)) -> Batch:
         """The images and labels of a part of a batch, which is at these positions."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlprompt.errors import UserError
 from vlprompt.methods.base import Batch, Losses, Objective, Stage
-from vlprompt.progress import bar
+from vlprompt.progress import meter, say
 from vlprompt.training import checkpoint
 from vlprompt.training.imageset import ImageSet, shuffled_batches, steps_in_epoch
 from vlprompt.training.options import TrainOptions
@@ -62,19 +62,24 @@ class StageRun:
     def run(self, on_epoch: Callable[[EpochRecord], None] | None = None) -> list[EpochRecord]:
         """All epochs that are not done yet."""
         self._load()
-        done = len(self.history)
-        with bar(f"{self.name:6}", self.epochs, self.show) as progress:
-            task = progress.task_ids[0]
-            progress.update(task, completed=done)
+        done, each = len(self.history), self.steps
+        if done and self.show:
+            say(f"{self.name}: goes on after epoch {done} of {self.epochs}")
+        faster = self.splits["train"].faster
+        with meter(f"{self.name:6}", self.epochs * each, done * each, self.show, faster) as advance:
             for epoch in range(done, self.epochs):
-                self.history.append(self._epoch(epoch))
+                self.history.append(self._epoch(epoch, advance))
                 self._save()
-                progress.update(task, advance=1, note=f"loss {self.history[-1]['loss']:.3f}")
                 if on_epoch is not None:
                     on_epoch(self.history[-1])
         return self.history
 
-    def _epoch(self, epoch: int) -> EpochRecord:
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return steps_in_epoch(len(self.splits["train"].labels), self.method.settings.batch_size)
+
+    def _epoch(self, epoch: int, advance: Callable[[str], None]) -> EpochRecord:
         """One pass over the training images, every objective once a step."""
         start = time.perf_counter()
         number = self.seed * 100_003 + epoch
@@ -83,8 +88,7 @@ class StageRun:
         self.method.train()
         streams = self._streams(order)
         sums: dict[str, float] = {}
-        steps = 0
-        count = steps_in_epoch(len(self.splits["train"].labels), self.method.settings.batch_size)
+        steps, count = 0, self.steps
         for positions in streams["train"]:
             self._set_rate(self.method.learning_rate(epoch + steps / count, self.epochs))
             for objective in self.objectives:
@@ -94,6 +98,7 @@ class StageRun:
                     name = key if objective.split == "train" else f"{objective.split}_{key}"
                     sums[name] = sums.get(name, 0.0) + value
             steps += 1
+            advance(f"loss {sums['loss'] / steps:.3f}")
         moved = [p for objective in self.objectives for p in objective.parameters]
         if not all(p.isfinite().all() for p in moved):  # the last step's doing: no loss has shown it
             raise UserError(self._not_finite(math.nan, epoch, steps - 1))

@@ -19,6 +19,7 @@ from vlprompt.engine.backbones.hub import fetch
 from vlprompt.engine.backbones.protocol import Backbone
 from vlprompt.engine.backbones.weights import read_weights
 from vlprompt.errors import UserError
+from vlprompt.progress import no_library_bars
 from vlprompt.toy.model import ALONE, BUILT_IN
 
 FAMILIES: dict[str, type[Backbone] | str] = {
@@ -80,7 +81,7 @@ def _load(
     config = _config(name, folder)
     tensors, digest = read_weights(folder, name)
     family = _family(config.model_type)
-    with _refusing(name):
+    with _refusing(name), no_library_bars():
         model, report = family.Model.from_pretrained(
             None,
             config=config,
