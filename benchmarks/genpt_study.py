@@ -156,11 +156,15 @@ def harmonic(base: Any, new: Any) -> Any:
 
 
 def numbers(records: Sequence[Record], word: str, tasks: Sequence[str]) -> dict[str, np.ndarray]:
-    """What a word reaches, (tasks, seeds) by name."""
-    own = {(r["task"], r["seed"]): r["accuracy"] for r in records if r["word"] == word}
-    seeds = sorted({seed for _, seed in own})
-    found = {k: np.array([[own[t, s][k] for s in seeds] for t in tasks]) for k in own[tasks[0], seeds[0]]}
-    return found | ({"H": harmonic(found["base"], found["new"])} if "new" in found else {})
+    """What a word reaches, (tasks,) by name: means over the seeds that were run; ``"H"`` of each run."""
+    found: dict[str, list[float]] = {}
+    for task in tasks:
+        runs = [r["accuracy"] for r in records if (r["word"], r["task"]) == (word, task)]
+        if "new" in runs[0]:
+            runs = [run | {"H": harmonic(run["base"], run["new"])} for run in runs]
+        for name in runs[0]:
+            found.setdefault(name, []).append(float(np.mean([run[name] for run in runs])))
+    return {name: np.array(values) for name, values in found.items()}
 
 
 def interval(values: np.ndarray) -> str:
@@ -181,17 +185,12 @@ def base_to_new_table(
     yield "| " + " | ".join(head) + " |"
     every = {w: numbers(records, w, tasks) for w in words}
     for word, found in every.items():
-        base, new = found["base"].mean(0), found["new"].mean(0)  # (seeds,)
-        cells = [
-            f"{v.mean():.1f} ± {v.std(ddof=1):.1f}" if len(v) > 1 else f"{v[0]:.1f}" for v in (base, new)
-        ]
-        cells.append(f"{harmonic(base, new).mean():.1f}")
+        base, new = found["base"].mean(), found["new"].mean()
+        cells = [f"{value:.1f}" for value in (base, new, harmonic(base, new))]
         for other in against:
-            same = {k: (found[k].mean(1) - every[other][k].mean(1)) for k in ("base", "new", "H")}
-            cells += [interval(same[k]) if other != word else "" for k in same]
-        cells += [
-            f"{b:.0f}/{n:.0f}" for b, n in zip(found["base"].mean(1), found["new"].mean(1), strict=True)
-        ]
+            apart = {k: found[k] - every[other][k] for k in ("base", "new", "H")}
+            cells += [interval(values) if other != word else "" for values in apart.values()]
+        cells += [f"{b:.0f}/{n:.0f}" for b, n in zip(found["base"], found["new"], strict=True)]
         yield f"| `{word}` | " + " | ".join(cells) + " |"
 
 
@@ -205,14 +204,14 @@ def transfer_table(records: Sequence[Record], words: Sequence[str], against: Seq
     head = ["", SUITE.source, *(f"{g}{f' to {w}' if w else ''}" for g in groups for w in ("", *against))]
     yield "| " + " | ".join([*head, *(n for names in groups.values() for n in names)]) + " |"
     for word, found in every.items():
-        cells = [f"{found[SUITE.source].mean():.1f}"]
+        cells = [f"{found[SUITE.source][0]:.1f}"]
         for names in groups.values():
-            own = np.array([found[n].mean() for n in names])
+            own = np.array([found[n][0] for n in names])
             cells.append(f"{own.mean():.1f}")
             for other in against:
-                theirs = np.array([every[other][n].mean() for n in names])
+                theirs = np.array([every[other][n][0] for n in names])
                 cells.append(interval(own - theirs) if other != word else "")
-        cells += [f"{found[n].mean():.1f}" for names in groups.values() for n in names]
+        cells += [f"{found[n][0]:.1f}" for names in groups.values() for n in names]
         yield f"| `{word}` | " + " | ".join(cells) + " |"
 
 

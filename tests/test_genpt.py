@@ -1,6 +1,8 @@
 """GenPT: each of its pieces does what the docstring says, and is gone when it is switched off."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -264,3 +266,36 @@ def test_a_fleet_is_its_trainings_one_by_one(augmentation):
         for name, parameter in method.named_parameters():
             torch.testing.assert_close(member.method.get_parameter(name), parameter, rtol=0, atol=1e-9)
     assert (members[1].method.ctx - before).abs().max() > 1e-3
+
+
+READINGS = str(Path(__file__).parent.parent / "benchmarks" / "genpt_readings.py")
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [{"information": name} for name in ("templates", "table", "structure", "decoder", "critic")]
+    + [{"shift": name} for name in ("ridge", "mixtures", "subsets")]
+    + [{"after_shift": True}],
+)
+def test_every_reading_that_was_tried_trains(encoder, images, reading):
+    torch.manual_seed(1)
+    kind = get_method(READINGS, files=True)
+    method = kind(encoder, NAMES, kind.Settings(**reading), TEMPLATES)
+    method.see(*images)
+    losses = method.train().loss(Batch(*images))
+    losses["loss"].backward()
+    assert losses["loss"].isfinite() and method.ctx.grad.abs().max() > 0
+    assert "mi" in losses and losses["mi"].requires_grad
+
+
+def test_the_losses_between_views_are_what_they_are_named_after():
+    of = sys.modules[get_method(READINGS, files=True).__module__]
+    torch.manual_seed(0)
+    sure = torch.eye(4, dtype=torch.float64).repeat(3, 1)  # four classes, each predicted as often
+    assert of.joint_table(sure, sure).item() == pytest.approx(-math.log(4), abs=1e-9)
+    assert of.joint_table(sure, torch.full_like(sure, 0.25)).item() == pytest.approx(0, abs=1e-9)
+    s, h = (F.normalize(torch.randn(4, 6, dtype=torch.float64), dim=-1) for _ in range(2))
+    assert of.structure(s, s, 0.1).item() == pytest.approx(0, abs=1e-12) and of.structure(s, h, 0.1) > 0.01
+    assert of.decoder(s, s).item() == pytest.approx(0, abs=1e-12)
+    both = (info_nce(s, h, 0.1) + info_nce(s, s, 0.1)) / 2
+    torch.testing.assert_close(of.each_template(s, torch.stack([h, s]), 0.1), both)
