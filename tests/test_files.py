@@ -18,11 +18,11 @@ from vlprompt.reports.page import write_page
 
 
 @contextmanager
-def no_room():
-    """As on a full disk: no file may grow over 100 bytes."""
+def no_room(size=100):
+    """As on a full disk: no file may grow over so many bytes."""
     before, bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
     sys.dont_write_bytecode = True  # Python itself would leave cut-off files
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
@@ -165,6 +165,13 @@ def test_a_folder_without_room_leaves_what_was_there(tmp_path):
     ):
         (beside / "marker").write_text("x" * 200)
     assert names(tmp_path) == {"out"} and (tmp_path / "out" / "marker").read_text() == "before"
+
+
+def test_a_folder_that_never_began_is_begun_again(tmp_path):
+    with pytest.raises(UserError, match="File too large"), no_room(0):
+        folder_beside(tmp_path / "out", "thing")
+    assert not names(tmp_path)
+    assert names(folder_beside(tmp_path / "out", "thing")) == {LISTED}
 
 
 def test_a_folder_may_be_the_present_one(tmp_path, monkeypatch):

@@ -116,15 +116,27 @@ def folder_beside(target: Path, what: str, force: bool = False) -> Path:
     try:
         for folder in (target, beside, old):
             _check_folder(folder, what, force and folder == target)
-        beside.mkdir(parents=True, exist_ok=True)
-        _try_writing(beside / LISTED)
         if not (beside / LISTED).exists():
-            (beside / LISTED).write_text(f"{MARK}: {what}\n")
+            _make_marked(beside, what)
+        _try_writing(beside / LISTED)
     except OSError as error:
         raise UserError(
             f"output '{target}' cannot be written ({error.strerror}): give a folder you may write to"
         ) from error
     return beside
+
+
+def _make_marked(beside: Path, what: str) -> None:
+    """A folder that has its mark from the start: one without it would never be taken for ours again."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(beside)
+    room = _own_name(beside)
+    try:
+        room.mkdir()
+        (room / LISTED).write_text(f"{MARK}: {what}\n")
+        os.replace(room, beside)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
 
 
 @contextmanager
@@ -238,11 +250,16 @@ def _part(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        yield path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
+        yield _own_name(path)
     except Exception as error:
         if (number := _number(error)) is None:
             raise
         raise _unwritable(path, OSError(number, os.strerror(number))) from error
+
+
+def _own_name(path: Path) -> Path:
+    """A new name beside a path, of this process."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
 
 
 def _sweep(path: Path) -> None:

@@ -78,7 +78,7 @@ def _run(*words: str) -> None:
 def content(folder: Path) -> dict[str, Any]:
     """All that a command wrote, without what a clock said: file by file, each to be compared."""
     assert not left_over(folder)
-    return {str(f.relative_to(folder)): _timeless(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+    return {str(f.relative_to(folder)): timeless(f) for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 def left_over(folder: Path) -> list[Path]:
@@ -86,7 +86,8 @@ def left_over(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if p.name.endswith((".part", ".old")) or p.name == "checkpoints"]
 
 
-def _timeless(file: Path) -> Any:
+def timeless(file: Path) -> Any:
+    """What a file says, without what a clock said."""
     if file.suffix == ".jsonl":
         return sorted(map(_without_times, map(json.loads, file.read_text().splitlines())), key=str)
     if file.suffix in (".html", ".md"):
