@@ -65,8 +65,7 @@ def run(world: str, row: str, dataset: Dataset, seed: int) -> dict[str, Any]:
     backbone = load_backbone(model)
     layers = len(backbone.vision_layers or backbone.text_layers)
     method, settings = settings_of(row, layers, world == "vision")
-    augment = {"augment": "gentle"} if world == "vision" else {}
-    classifier = classifier_for(dataset)(method, model, settings, seed=seed, device="cpu", **augment)
+    classifier = classifier_for(dataset)(method, model, settings, seed=seed, device="cpu")
     classifier.fit_dataset(dataset)
     seconds = time.perf_counter() - start
     found = classifier.method_.lengths

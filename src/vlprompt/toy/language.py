@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from vlprompt.progress import bar
 from vlprompt.toy.pretrain import make_optimizer, rate_at
 from vlprompt.toy.stdlib import corpus
 
-PAD, START = SPECIAL = ("<pad>", "<start>")
+PAD, END = SPECIAL = ("<pad>", "<end>")
+"""The end stands behind every text, in training too: there the model must know what comes next, mostly a text
+of the same module, and there a text is read."""
 VOCABULARY, POSITIONS = 1024, 128
 LAYERS, WIDTH, HEADS = 6, 64, 2
 
@@ -34,6 +37,7 @@ def pretrain_text(
     lr: float = 4e-3,
     show: bool = True,
     force: bool = False,
+    texts: Sequence[str] = (),
 ) -> float:
     """Train the language model and write it as a folder of ``transformers``, in float16.
 
@@ -41,6 +45,7 @@ def pretrain_text(
         out: folder, appears whole or not at all. force: replace it whoever made it.
         seed: of weights and order.
         batch_size: sequences a step, each as long as there are positions.
+        texts: what to learn from; by default :func:`vlprompt.toy.stdlib.corpus`.
 
     Returns:
         Mean loss of the last steps, in nats a token.
@@ -50,9 +55,9 @@ def pretrain_text(
     """
     start = time.perf_counter()
     with whole_folder(out, "backbone", force=force) as beside:
-        texts = [text for document in corpus() for text in document.splitlines()]
+        texts = texts or [text for document in corpus() for text in document.splitlines()]
         tokenizer = make_tokenizer(texts)
-        stream = torch.tensor([i for ids in tokenizer(texts)["input_ids"] for i in ids])
+        stream = torch.tensor([i for ids in tokenizer(list(texts))["input_ids"] for i in ids])
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(make_config(tokenizer)).train()
         loss = _train(model, stream, steps, batch_size, lr, seed, show)
@@ -63,8 +68,8 @@ def pretrain_text(
     return loss
 
 
-def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the texts: it encodes any text, behind a start token."""
+def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of the texts: it encodes any text, with an end token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -75,9 +80,9 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    start = [(START, tokenizer.token_to_id(START))]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=start)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, pad_token=PAD)
+    end = [(END, tokenizer.token_to_id(END))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=end)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
@@ -91,8 +96,8 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=None,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
 
