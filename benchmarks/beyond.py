@@ -138,7 +138,7 @@ def peft_accuracy(dataset: Dataset, seed: int) -> float:
 # One step.
 
 
-def steps(repeats: int = 7) -> dict[str, float]:
+def steps(repeats: int = 5) -> dict[str, float]:
     """Milliseconds of one step, medians of turns, and ratios to the fixed prefix."""
     draw = random.Random(1)
     encoder = Encoder(load_backbone(MODELS["language"]))
