@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 COMPILE = pip compile pyproject.toml - --generate-hashes --no-annotate --no-header --no-emit-package torch \
   --python-version 3.11.5 --quiet $(LOCK)
 
-.PHONY: demo test test-hard lint format browser docs bench lock clean
+.PHONY: demo test test-hard lint format browser docs bench pictures lock clean
 
 demo: .venv/installed
 	$(BIN)/vlprompt demo
@@ -35,6 +35,11 @@ docs: .venv/tested
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/startup.py
+
+# The pictures of the README, and what the notebook shows; the demo runs where its records are not there.
+pictures: .venv/tested browser
+	test -e out/demo/dpl-seed3 || $(BIN)/vlprompt demo --seeds 1 2 3
+	$(BIN)/python docs/make_pictures.py out/demo
 
 # The tests of pages need a browser; where none can be installed they are skipped, and say so.
 browser:

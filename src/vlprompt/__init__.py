@@ -2,9 +2,13 @@
 
 __version__ = "0.1.0"
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from vlprompt.errors import UserError
+
+# In notebooks tqdm, which comes with transformers, asks for ipywidgets; no bar of its own is shown.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 if TYPE_CHECKING:
     from vlprompt.estimator.classifier import PromptClassifier

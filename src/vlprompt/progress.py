@@ -9,10 +9,19 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from html import escape
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from vlprompt.errors import printable
 
@@ -70,6 +79,50 @@ def meter(
                 say(f"{what} {done}/{total}{note and ' ' + note}, about {left} left")
 
         yield advance
+EVERY = 0.5
+"""Seconds between two looks of a bar in a notebook."""
+T = TypeVar("T")
+
+
+class NotebookBar(Progress):
+    """A bar in a notebook, gone when the work is done; rich's own would need ipywidgets."""
+
+    place: Any = None
+
+    def start(self) -> None:
+        """There is nothing to see yet."""
+        self.drawn = time.monotonic()
+
+    def stop(self) -> None:
+        """Clear the place."""
+        if self.place is not None:
+            self._put("")
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        """As rich's."""
+        super().update(task_id, **fields)
+        self._draw(self.tasks[task_id])
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As rich's."""
+        super().advance(task_id, advance)
+        self._draw(self.tasks[task_id])
+
+    def _draw(self, task: Task) -> None:
+        if (now := time.monotonic()) - self.drawn < EVERY:
+            return
+        self.drawn = now
+        left = f", {task.time_remaining:.0f} s left" if task.time_remaining else ""
+        words = f"{task.description} {task.completed:g}/{task.total:g} {task.fields['note']}{left}"
+        self._put(f'<progress value="{task.completed}" max="{task.total}"></progress> {escape(words)}')
+
+    def _put(self, html: str) -> None:
+        from IPython.display import HTML, display
+
+        if self.place is None:
+            self.place = display(HTML(html), display_id=True)
+        else:
+            self.place.update(HTML(html))
 
 
 @contextmanager
@@ -82,8 +135,9 @@ def bar(description: str, total: int, show: bool = True) -> Iterator[Progress]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    on = show and sys.stderr.isatty()
-    with Progress(*columns, console=console, transient=True, disable=not on) as progress:
+    bars = NotebookBar if show and console.is_jupyter else Progress
+    on = show and (console.is_jupyter or sys.stderr.isatty())
+    with bars(*columns, console=console, transient=True, disable=not on) as progress:
         progress.add_task(description, total=total, note="")
         yield progress
 

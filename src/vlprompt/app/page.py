@@ -24,6 +24,7 @@ SUFFIXES = [".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
 FONT = ["system-ui", "sans-serif"]
 STYLE = """
 #picture img, #zeroshot-heat img, #tuned-heat img {width: 100%; height: 100%; object-fit: contain}
+#photos .grid-container {grid-template-columns: repeat(auto-fill, minmax(100px, 1fr))}
 #progress .bar {height: 0.6em; margin: 0.5em 0; border-radius: 0.3em; background: var(--border-color-primary)}
 #progress .bar div {height: 100%; border-radius: 0.3em; background: var(--color-accent)}
 #progress svg {width: 100%; height: 7em}

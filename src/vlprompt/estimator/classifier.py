@@ -43,6 +43,7 @@ from vlprompt.estimator.fitting import (
 from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
 from vlprompt.estimator.prediction import predict_features, predict_logits
+from vlprompt.estimator.shown import shown
 from vlprompt.estimator.teacher import Teacher, unlabelled
 from vlprompt.insight.explain import Explanation, explain
 from vlprompt.insight.outcome import Outcome
@@ -129,6 +130,18 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False  # images, not rows of features
         return tags
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; ``repr`` has the parameters."""
+        if not hasattr(self, "method_"):
+            return shown(self.method, str(self.model))
+        method, lengths = self.method_, self.method_.lengths
+        known = (self.classnames_, self.measured_, self.history_, lengths)
+        return shown(f"{method.title} ({self.method})", method.encoder.backbone.name, *known)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """Before scikit-learn's own, a diagram of the parameters."""
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     # Training.
 

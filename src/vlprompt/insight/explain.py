@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlprompt.data.images import open_image
+from vlprompt.data.thumbnails import thumbnail
 from vlprompt.data.transforms import EvalTransform
 from vlprompt.dataset import ImageSource
 from vlprompt.engine.attention import record_attention
@@ -57,6 +59,11 @@ class Explanation:
         opacity = strength * self.heat[..., None]
         pixels = (1 - opacity) * np.asarray(self.image) + opacity * colour
         return Image.fromarray(pixels.round().astype(np.uint8))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the overlay."""
+        words = f"{escape(self.class_name)} {100 * self.probability:.0f} %"
+        return f'<img src="{thumbnail(self.overlay(), 320)}" alt="{words}" width="240"><br>{words}'
 
 
 def explain(method: Method, image: ImageSource, class_name: str | None = None) -> Explanation:

@@ -38,6 +38,16 @@ class Lengths:
         """Number of context tokens in all layers of both branches."""
         return sum(self.text) + sum(self.vision)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a heat map, a row a branch and a cell a layer."""
+        most = max((*self.text, *self.vision, 1))
+        rows = ""
+        for branch, lengths in (("text", self.text), ("vision", self.vision)):
+            shades = (f"background: rgba(15, 102, 177, {0.04 + 0.6 * n / most:.2f})" for n in lengths)
+            cells = (f'<td style="{s}">{n}</td>' for s, n in zip(shades, lengths, strict=True))
+            rows += f"<tr><th>{branch}</th>{''.join(cells)}</tr>" if lengths else ""
+        return f"<table><caption>Context length of each layer, {self.total} tokens</caption>{rows}</table>"
+
     def save(self, path: str | Path) -> None:
         """Write JSON; the file appears whole or not at all.
 

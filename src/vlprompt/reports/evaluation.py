@@ -85,6 +85,10 @@ class Report:
         writer.writerows(self.outcome.predictions if self.outcome else [])
         write_text(Path(path), text.getvalue())
 
+    def __repr__(self) -> str:
+        images = len(self.outcome.labels) if self.outcome else 0
+        return f"Report on {images} images: {self.run.measured.get('test', {})}"
+
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         if self.outcome is None:
