@@ -46,12 +46,15 @@ def test_quickstart_draws_what_it_shows(executed: nbformat.NotebookNode, page: P
     printed = [o for cell in executed.cells for o in cell.get("outputs", []) if o.get("name") == "stderr"]
     assert [o.text for o in printed if "Loading weights" not in o.text and o.text.strip()] == []
     shown = tmp_path / "shown.html"
-    shown.write_text("<meta charset=utf-8><style>body {font: 14px sans-serif}</style>" + "<hr>".join(pages))
+    style = "<style>:root {color-scheme: light dark} body {font: 14px sans-serif}</style>"
+    shown.write_text("<!DOCTYPE html><meta charset=utf-8>" + style + "<hr>".join(pages), encoding="utf-8")
     for width, scheme in LOOKS:
         page.set_viewport_size({"width": max(width, 1000), "height": 900})  # as wide as a notebook's cell
         page.emulate_media(color_scheme=scheme)
         page.goto(shown.as_uri())
         assert misplaced(page) == []
+        cell = page.locator(".vlprompt-report td").first
+        assert cell.evaluate("cell => getComputedStyle(cell).color") == "rgb(28, 33, 38)"  # on white
 
 
 def test_committed_notebook_has_its_outputs() -> None:

@@ -107,6 +107,8 @@ def test_fit_and_evaluate_say_where_it_is_wrong(photos, page: Page, tmp_path: Pa
     words = ["evaluate", str(kept), str(table), "--report", str(shown), "--predictions", str(rows)]
     assert main(words) == 0
     assert f"report     {shown}" in capsys.readouterr().out
+    assert main(words) == 0  # over what it wrote itself
+    rows.write_text("mine\n" + rows.read_text())
     assert "--force" in (main(words), capsys.readouterr().err)[1]
     assert main([*words, "--force"]) == 0
     seen_at_every_width(page, shown)

@@ -32,6 +32,8 @@ QUICK = 10
 """Seconds of work within which no lines are said."""
 STEPS = 5
 """Steps whose time says how long all take; the first of them is left out."""
+EVERY = 0.5
+"""Seconds between two looks of a bar in a notebook."""
 T = TypeVar("T")
 
 
@@ -79,9 +81,6 @@ def meter(
                 say(f"{what} {done}/{total}{note and ' ' + note}, about {left} left")
 
         yield advance
-EVERY = 0.5
-"""Seconds between two looks of a bar in a notebook."""
-T = TypeVar("T")
 
 
 class NotebookBar(Progress):

@@ -37,10 +37,16 @@ def evaluate(
         UserError: a class that the classifier does not know, or knows twice; no image is left; a file that
             cannot be written.
     """
-    check_targets(*filter(None, [report, predictions]), force=force)
     items = _matched(classifier, dataset)
     if not report and not predictions:
         return classifier.evaluate(items)
+
+    from vlprompt.reports.evaluation import check_predictions  # with matplotlib, which takes its time
+
+    if report:
+        check_targets(report, force=force)
+    if predictions:
+        check_predictions(predictions, force)
     found = classifier.report_on(items)
     if report:
         found.save(report, dataset=dataset.name, command=command, force=force)

@@ -46,7 +46,8 @@ class Lengths:
             shades = (f"background: rgba(15, 102, 177, {0.04 + 0.6 * n / most:.2f})" for n in lengths)
             cells = (f'<td style="{s}">{n}</td>' for s, n in zip(shades, lengths, strict=True))
             rows += f"<tr><th>{branch}</th>{''.join(cells)}</tr>" if lengths else ""
-        return f"<table><caption>Context length of each layer, {self.total} tokens</caption>{rows}</table>"
+        words = f"Context length of each layer, {self.total} tokens"
+        return f'<table><caption style="white-space: nowrap">{words}</caption>{rows}</table>'
 
     def save(self, path: str | Path) -> None:
         """Write JSON; the file appears whole or not at all.

@@ -17,6 +17,30 @@ from vlprompt.reports.outcome import MATRIX, class_table, confusion, reliability
 from vlprompt.reports.svg import PALETTE
 from vlprompt.reports.training import Run, write_report
 
+COLUMNS = ("image", "truth", "prediction", "probability")
+
+NOTEBOOK = """<style>
+.vlprompt-report { padding: 1em; background: #fff; color: #1c2126 }
+.vlprompt-report :is(table, thead, tbody, tr, th, td) {
+  background: none !important; color: inherit !important }
+</style>"""
+"""On paper of its own: figures have light colours, and a notebook's tables those of its theme."""
+
+
+def check_predictions(path: Path, force: bool = False) -> None:
+    """Refuse, before any work, a place for predictions that cannot be written, or holds anything else.
+
+    A CSV file has no place for a mark of ours: its columns are it.
+
+    Raises:
+        UserError: see above.
+    """
+    header = ",".join(COLUMNS) + "\n"
+    if path.is_file():
+        with path.open("rb") as file:
+            force = force or file.readline() == header.encode()
+    check_targets(path, force=force)
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -76,11 +100,11 @@ class Report:
         """Write a CSV file with a row an image: image, truth, prediction, probability.
 
         Raises:
-            UserError: the place cannot be written, or there is such a file already.
+            UserError: the place cannot be written, or holds anything but predictions.
         """
-        check_targets(Path(path), force=force)
+        check_predictions(Path(path), force)
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["image", "truth", "prediction", "probability"], lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.outcome.predictions if self.outcome else [])
         write_text(Path(path), text.getvalue())
@@ -94,4 +118,4 @@ class Report:
         if self.outcome is None:
             return "<p>There were no labelled images.</p>"
         parts = [class_table(self.outcome), confusion(self.outcome), reliability(self.outcome)]
-        return f'<div style="background: #fff; color: #1c2126; padding: 1em">{"".join(parts)}</div>'
+        return f'{NOTEBOOK}<div class="vlprompt-report">{"".join(parts)}</div>'
