@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from vlprompt.benchmark.suites import Changes
@@ -45,6 +47,13 @@ def _value(hint: Any, text: str) -> Any:
         return {"true": True, "false": False}[text.lower()]
     if typing.get_origin(hint) is tuple:
         return tuple(_value(typing.get_args(hint)[0], part) for part in text.split(",") if part)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for kind in typing.get_args(hint):
+            with suppress(ValueError, KeyError):
+                return _value(kind, text)
+        raise ValueError(text)
+    if hint is types.NoneType:
+        return {"none": None}[text.lower()]
     if typing.get_origin(hint) is Literal:
         return {choice: choice for choice in typing.get_args(hint)}[text]
     return hint(text)
