@@ -34,6 +34,8 @@ docs: .venv/tested
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/frozen.py
+	$(BIN)/python benchmarks/frozen.py --memory
 	$(BIN)/python benchmarks/startup.py
 
 # The pictures of the README, and what the notebook shows; the demo runs where its records are not there.

@@ -28,9 +28,10 @@ import plain
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from vlprompt.engine.backbones.clip import CLIPBackbone
+from vlprompt.engine.backbones.siglip import SiglipBackbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Plan, Row
 from vlprompt.engine.prompt import KeyValue
@@ -56,6 +57,15 @@ class WordTokenizer:
                 [START, *(1000 + sum(ord(c) * 31**i for i, c in enumerate(w)) % 40000 for w in words), END]
             )
         return {"input_ids": rows}
+
+
+class NoStart(WordTokenizer):
+    """As SigLIP's, which puts nothing before a text and fills it up."""
+
+    pad_token_id = 1
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        return {"input_ids": [row[1:] for row in super().__call__(texts)["input_ids"]]}
 
 
 def classnames(count: int) -> list[str]:
@@ -190,9 +200,10 @@ def plain_step(
     return run
 
 
-def padded(rows: Sequence[Row], device: str) -> Tensor:
-    """Sequences as the incumbents pad them: (K, 77)."""
-    return torch.tensor([[max(i, 0) for i in row] + [0] * (77 - len(row)) for row in rows], device=device)
+def padded(rows: Sequence[Row], device: str, length: int = 77, pad: int = 0) -> Tensor:
+    """Sequences as the incumbents pad them: (K, length)."""
+    filled = [[max(i, 0) for i in row] + [pad] * (length - len(row)) for row in rows]
+    return torch.tensor(filled, device=device)
 
 
 def candidates(prompts: Sequence[KeyValue]) -> list[plain.Candidates]:
@@ -204,6 +215,26 @@ def candidates(prompts: Sequence[KeyValue]) -> list[plain.Candidates]:
         else:
             result.append(([None, *prompt.tokens.split(prompt.lengths)], prompt.weights))
     return result
+
+
+def siglip_row(k: int, device: str) -> Step:
+    """CoOp on a SigLIP B/16 of random weights: 16 of 64 positions are context; cached image features."""
+    torch.manual_seed(0)
+    model = SiglipModel(SiglipConfig(text_config={"vocab_size": END + 1, "pad_token_id": 1})).to(device)
+    encoder = Encoder(SiglipBackbone(model, NoStart()))
+    method = get_method("coop")(encoder, classnames(k))
+    images = F.normalize(torch.randn(32, 768, device=device), dim=-1)
+    batch = Batch(images, torch.arange(32, device=device) % k)
+    length = encoder.backbone.max_positions
+    ids = padded(method.sequences, device, length, pad=1)
+
+    def plain_way() -> None:
+        method.zero_grad()
+        classes = plain.siglip_text_features(model, ids, method.ctx)
+        F.cross_entropy(encoder.logit_scale * images @ classes.T, batch.labels).backward()
+
+    full, last = layer_operations(k * length, length, 768, k, True)
+    return Step(f"CoOp on SigLIP, K = {k}", step(method, batch), plain_way, 11 * full + last)
 
 
 def coop_row(encoder: Encoder, k: int, device: str) -> Step:
@@ -388,6 +419,7 @@ def predict_row(encoder: Encoder, k: int, device: str) -> Step:
 
 ROWS: dict[str, Callable[[Encoder, str], Step]] = {
     **{f"coop{k}": lambda e, d, k=k: coop_row(e, k, d) for k in (10, 100, 397, 1000)},
+    "siglip100": lambda _, d: siglip_row(100, d),
     "cocoop100": lambda e, d: cocoop_row(e, 100, d),
     "tcp100": lambda e, d: tcp_row(e, 100, d),
     **{

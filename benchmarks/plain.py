@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPModel
+from transformers import CLIPModel, SiglipModel
 
 from vlprompt.engine.prompt import Beside
 
@@ -104,6 +104,23 @@ def text_features(
     x = text.final_layer_norm(x)
     ends = (ids == text.config.eos_token_id).int().argmax(-1) + x.shape[1] - ids.shape[1]
     return F.normalize(model.text_projection(x[torch.arange(len(ids)), ends]), dim=-1)
+
+
+def siglip_text_features(
+    model: SiglipModel,
+    ids: Tensor,
+    context: Tensor | None = None,
+    deep: Sequence[Tensor] = (),
+    candidates: Sequence[Candidates] | None = None,
+) -> Tensor:
+    """Class features (K, E) of padded token ids (K, T), all of which see all; context (n, D) stands first."""
+    text = model.text_model
+    x = text.embeddings.token_embedding(ids)
+    if context is not None:
+        x = torch.cat([context.to(x.dtype).expand(len(ids), -1, -1), x[:, context.shape[-2] :]], 1)
+    x = x + text.embeddings.position_embedding.weight
+    x = text.final_layer_norm(run(text.encoder.layers, x, deep, 0, candidates, None))
+    return F.normalize(text.head(x[:, -1]), dim=-1)
 
 
 def image_features(

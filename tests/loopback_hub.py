@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories below a folder, each as ``owner/name``; a commit is the digest of its files.
+    """Repositories below a folder, each as ``owner/name`` with the branches main and v1.
+
+    A commit is the digest of its files.
 
     Attributes:
         served: paths of the files that were sent.
@@ -63,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(b"", {"X-Error-Code": "RepoNotFound"}, True, 404)
             return
         commit = self.server.commit(repository)
-        if len(rest) > 1 and rest[1] not in ("main", commit):
+        if len(rest) > 1 and rest[1] not in ("main", "v1", commit):
             self._send(b"", {"X-Error-Code": "RevisionNotFound"}, True, 404)
             return
         if api and rest[:1] == ["tree"]:

@@ -333,7 +333,7 @@ def test_no_sharing_is_a_matter_of_layout_alone(both):
     for names in NAMES.values():
         rows = sentences(names, 2)
         plan = Plan.of(rows, share=False)
-        assert plan.pack.prefix == 0 and len(plan.entries) == sum(map(len, rows))
+        assert plan.pack.prefix == 0 and len(plan.ids) == sum(map(len, rows))
         context = tokens(2, 32)
         noisy = Prompt(context, beside=[Beside(block=lambda x: 0 * x, noisy=True)])
         ours = encoder.encode_text(rows, noisy)

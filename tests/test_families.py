@@ -125,14 +125,8 @@ def test_zero_shot_is_the_stock_model_s(family, folders, pixels):
 
 def text(model, rows, context=None, deep=(), candidates=None):
     """Class features of rows whose context slots are the first positions; none is cut, all see all."""
-    branch = model.text_model
     ids = torch.tensor([[max(i, 0) for i in row] + [PAD] * (LENGTH - len(row)) for row in rows])
-    x = branch.embeddings.token_embedding(ids)
-    if context is not None:
-        x = torch.cat([context.double().expand(len(ids), -1, -1), x[:, context.shape[-2] :]], 1)
-    x = x + branch.embeddings.position_embedding.weight
-    x = plain.run(branch.encoder.layers, x, [d.double() for d in deep], 0, candidates, None)
-    return F.normalize(branch.head(branch.final_layer_norm(x)[:, -1]), dim=-1)
+    return plain.siglip_text_features(model, ids, context, [d.double() for d in deep], candidates)
 
 
 def vision(model, pixels, context=None, deep=(), candidates=None):
@@ -249,7 +243,12 @@ def test_methods_train_and_are_kept(name, family, folders, tmp_path):
     settings = {key: value for key, value in small.items() if key in known}
     task = data.few_shot(data.load("toy:shapes"), 4, 1)
     images, names = zip(*[(i.image, f"c{i.label}") for i in task.train if i.label < 3], strict=True)
-    classifier = PromptClassifier(name, str(folders[family]), settings, templates=("a {}",), device="cpu")
+    how = {"templates": ("a {}",), "device": "cpu"}
+    if "teacher" in known:
+        settings["teacher"] = str(tmp_path / "teacher")
+        teacher = PromptClassifier("zeroshot", str(folders[family]), **how).fit(list(images), list(names))
+        teacher.save(settings["teacher"])
+    classifier = PromptClassifier(name, str(folders[family]), settings, **how)
     classifier.fit(list(images), list(names)).save(tmp_path / "kept")
     again = PromptClassifier.load(tmp_path / "kept", device="cpu")
     assert (again.predict_proba(images) == classifier.predict_proba(images)).all()

@@ -20,7 +20,7 @@ from support import random_clip, write_clip
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.errors import UserError
 
-KINDS = ("whole", "bin", "sharded", "shardedbin", "pinned", "gone", "cut")
+KINDS = ("whole", "bin", "sharded", "shardedbin", "pinned", "branch", "gone", "cut")
 ONLINE = """
 import sys, json, urllib.request
 from pathlib import Path
@@ -29,7 +29,7 @@ out, hub, pinned, *kinds = sys.argv[1:]
 task, answers = data.load("toy:shapes"), {}
 few = data.few_shot(task, 1, 1)
 for kind in kinds:
-    name = f"me/{kind}" + (f"@{pinned}" if kind == "pinned" else "")
+    name = f"me/{kind}" + {"pinned": f"@{pinned}", "branch": "@v1"}.get(kind, "")
     clip = PromptClassifier("zeroshot", name, device="cpu")
     if kind == "cut":
         try:
@@ -50,6 +50,8 @@ from vlprompt import PromptClassifier, data
 out, *kinds = sys.argv[1:]
 images = [i.image for i in data.load("toy:shapes").test[:3]]
 kept = {kind: PromptClassifier.load(Path(out) / kind, device="cpu") for kind in kinds}
+few = data.few_shot(data.load("toy:shapes"), 1, 1)
+kept["again"] = PromptClassifier("zeroshot", "me/branch@v1", device="cpu").fit_dataset(few)  # by its name
 print(json.dumps({kind: classifier.predict_proba(images).tolist() for kind, classifier in kept.items()}))
 """
 
@@ -120,12 +122,18 @@ def test_it_loads_and_loads_again_without_the_hub(kind, served):
 def test_weights_are_sent_once_and_nothing_else_is_asked_for(served):
     weights = [path for path in served["sent"] if path.endswith((".bin", ".safetensors"))]
     once = [path for path in weights if "me/cut" not in path]
-    assert len(once) == len(set(once)) == 8
+    assert len(once) == len(set(once)) == 9
     assert not served["resent"] and not any(path.endswith(".md") for path in served["sent"])
 
 
 def test_a_pinned_commit_is_that_commit(served):
     assert served["first"]["pinned"][0] == served["pin"]
+
+
+def test_a_branch_is_known_by_its_name_without_the_hub(served):
+    revision, _, probabilities = served["first"]["branch"]
+    assert len(revision) == 40
+    assert served["second"]["again"] == served["third"]["again"] == probabilities
 
 
 def test_a_connection_that_is_cut_leaves_nothing_behind(served):

@@ -85,10 +85,10 @@ class _Worker:
     """A process that runs one cell after the other.
 
     Args:
-        gpu: the GPU that is the only one it sees; None where there is none.
+        gpu: name of the GPU that is the only one it sees; None where there is none.
     """
 
-    def __init__(self, gpu: int | None):
+    def __init__(self, gpu: str | None):
         context = multiprocessing.get_context("spawn")
         self.gpu = gpu
         self.cell: Cell | None = None
@@ -120,13 +120,13 @@ class _Worker:
         self.process.join()
 
 
-def _work(pipe: Connection, gpu: int | None) -> None:
+def _work(pipe: Connection, gpu: str | None) -> None:
     """What a process does until its pipe ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     quiet_libraries()
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # read when CUDA is first used
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used
     while True:
         try:
             pipe.send(attempt(pipe.recv()))
@@ -142,7 +142,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _free_gpu(team: Sequence[_Worker]) -> int | None:
+def _free_gpu(team: Sequence[_Worker]) -> str | None:
     """The GPU that the fewest workers use."""
-    gpus = range(torch.cuda.device_count())
+    gpus = gpu_names(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     return min(gpus, key=[worker.gpu for worker in team].count, default=None)
+
+
+def gpu_names(count: int, visible: str | None) -> list[str]:
+    """What a process calls each of the GPUs that this one sees: numbers, or as in CUDA_VISIBLE_DEVICES."""
+    if visible is None:
+        return [str(index) for index in range(count)]
+    return [name.strip() for name in visible.split(",")][:count]

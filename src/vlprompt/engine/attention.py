@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -46,23 +47,38 @@ class Pack:
     causal: bool = True
 
     @property
-    def ends(self) -> Tensor:
-        """Where the last token of each suffix is, (number of suffixes,)."""
+    def ends(self) -> list[int]:
+        """Where the last token of each suffix is."""
         lengths = [length for count, length in self.groups for _ in range(count)]
-        return self.prefix - 1 + torch.tensor(lengths).cumsum(0)
+        return [self.prefix - 1 + end for end in accumulate(lengths)]
 
-    @cached_property
-    def positions(self) -> Tensor:
+    def positions(self, device: torch.device) -> Tensor:
         """Position of each entry in its own sequence, (T,)."""
-        suffixes = (torch.arange(length).repeat(count) for count, length in self.groups)
-        return torch.cat([torch.arange(self.prefix), *(self.prefix + each for each in suffixes)])
+        return _positions(self, device)
 
     def means(self, hidden: Tensor) -> Tensor:
         """The mean over each suffix: (B, T, D) -> (B, number of suffixes, D); there must be no prefix."""
-        lengths = torch.tensor([length for count, length in self.groups for _ in range(count)])
-        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(hidden.device)
+        each = tuple(length for count, length in self.groups for _ in range(count))
+        owner, lengths = _owners(each, hidden.device), _numbers(each, hidden.device)
         sums = hidden.new_zeros(len(hidden), len(lengths), hidden.shape[-1]).index_add(1, owner, hidden)
-        return sums / lengths.to(hidden.device)[:, None]
+        return sums / lengths[:, None]
+
+
+@lru_cache(maxsize=256)
+def _positions(pack: Pack, device: torch.device) -> Tensor:
+    suffixes = (torch.arange(length).repeat(count) for count, length in pack.groups)
+    return torch.cat([torch.arange(pack.prefix), *(pack.prefix + each for each in suffixes)]).to(device)
+
+
+@lru_cache(maxsize=256)
+def _numbers(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, device=device)
+
+
+@lru_cache(maxsize=256)
+def _owners(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Which of several parts of these lengths each position belongs to."""
+    return torch.tensor([index for index, length in enumerate(lengths) for _ in range(length)], device=device)
 
 
 @dataclass(frozen=True)
@@ -204,10 +220,7 @@ def mix(output: Tensor, lse: Tensor, query: Tensor, prompt: AttentionPrompt, sca
     share = (lse_c - lse[..., None]).sigmoid()  # (B, h, T, C)
     weights = prompt.weights.to(share.dtype)
     plain = weights[0] + (1 - share) @ weights[1:]  # (B, h, T)
-    owner = torch.repeat_interleave(
-        torch.arange(len(prompt.lengths), device=query.device),
-        torch.tensor(prompt.lengths, device=query.device),
-    )  # (c,)
+    owner = _owners(prompt.lengths, query.device)  # (c,)
     own = (scores - lse_c[..., owner]).exp() * (weights[1:] * share)[..., owner]  # (B, h, T, c)
     return plain[..., None].to(output.dtype) * output + own.to(output.dtype) @ prompt.value
 

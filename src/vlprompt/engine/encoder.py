@@ -223,7 +223,7 @@ class Encoder:
         if self.backbone.read_text == "mean":
             hidden = plan.pack.means(hidden)
         features = upcast(self.backbone.finish_text(hidden))  # (B or 1, S, E)
-        features = features[:, plan.owners.to(hidden.device)]  # (B or 1, K, E)
+        features = features[:, plan.owners]  # (B or 1, K, E)
         features = F.normalize(features, dim=-1) if normalize else features
         return features[0] if prompt.rows is None else features
 
@@ -304,7 +304,7 @@ class Encoder:
         each = (prompt.rows or 1) * layers * KEPT_PER_TOKEN * width * size
         if self.memory is None:
             self.memory = free_memory(self.backbone.device) // 2
-        suffixes = len(plan.entries) - plan.pack.prefix
+        suffixes = len(plan.ids) - plan.pack.prefix
         room = max(self.memory // each - plan.pack.prefix, 1)  # suffix tokens in one chunk
         count = min(-(-suffixes // room), len(rows))
         step = -(-len(rows) // count)
@@ -313,20 +313,18 @@ class Encoder:
     def _plan(self, rows: Sequence[Row], share: bool = True) -> Plan:
         """How sequences stand in one row; ``share`` as in :meth:`Plan.of`."""
         if self.backbone.pad is None:
-            return Plan.of(rows, share, self.backbone.causal)
-        return Plan.padded(rows, self.backbone.max_positions, self.backbone.pad)
+            return Plan.of(rows, share, self.backbone.causal, self.backbone.device)
+        return Plan.padded(rows, self.backbone.max_positions, self.backbone.pad, self.backbone.device)
 
     def _embed_plan(self, plan: Plan, context: Tensor | None) -> Tensor:
         """Entries of a plan -> embeddings with positions (B or 1, T, D)."""
-        device = self.backbone.device
-        entries = plan.entries.to(device)
-        embedded = self.backbone.embed_tokens(entries.clamp(min=0))[None]  # (1, T, D)
+        embedded = self.backbone.embed_tokens(plan.ids)[None]  # (1, T, D)
         if context is not None:
             context = context if context.ndim == 3 else context[None]  # (B or 1, M, D)
-            places = (entries < 0).nonzero()[:, 0]
+            places, rows = plan.slots
             embedded = embedded.expand(len(context), -1, -1).to(context.dtype)
-            embedded = embedded.index_copy(1, places, context[:, -1 - entries[places]])
-        return self.backbone.enter_text(embedded + self.backbone.text_positions(plan.positions.to(device)))
+            embedded = embedded.index_copy(1, places, context[:, rows])
+        return self.backbone.enter_text(embedded + self.backbone.text_positions(plan.positions))
 
     def _run(
         self,
@@ -366,9 +364,10 @@ class Encoder:
     def _read(self, hidden: Tensor, plan: Plan | None, tokens: int) -> Tensor | None:
         """Positions of what is read after the last layer; ``None`` is all."""
         if plan is not None:
-            return plan.pack.ends if self.backbone.read_text == "last" else None
-        last = hidden.shape[1] - torch.arange(tokens, 0, -1)
-        return torch.cat([torch.arange(self.backbone.read_tokens), last])
+            return plan.ends if self.backbone.read_text == "last" else None
+        length, device = hidden.shape[1], hidden.device
+        first = torch.arange(self.backbone.read_tokens, device=device)
+        return torch.cat([first, torch.arange(length - tokens, length, device=device)]) if tokens else first
 
     def _replaced(
         self, hidden: Tensor, tokens: Tensor, place: tuple[int, int], plan: Plan | None
@@ -381,7 +380,7 @@ class Encoder:
             own = tokens.expand(len(plan.owners), -1, -1)  # (K, n, D)
             plan, index = plan.apart(start, standing, own.shape[1])
             both = torch.cat([hidden, own.flatten(0, 1).expand(rows, -1, -1)], 1)
-            return both[:, index.to(hidden.device)], plan
+            return both[:, index], plan
         hidden = torch.cat([hidden[:, :start], tokens.expand(rows, -1, -1), hidden[:, start + standing :]], 1)
         return hidden, None if plan is None else plan.resized(len(tokens) - standing)
 
@@ -395,7 +394,6 @@ class Encoder:
         read: Tensor | None,
     ) -> Tensor:
         """One layer (B, T, D) with what is added to it; where ``read`` is given, at these positions alone."""
-        read = None if read is None else read.to(hidden.device)
         attention = self._attention(layer, keys_values, beside, pack)
         more = None
         if beside is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlprompt.engine.attention import Pack
 
+CPU = torch.device("cpu")
 Row = tuple[int, ...]
 """One sequence: token ids, and ``context_slot(i)`` where row i of a context tensor stands."""
 
@@ -23,35 +24,45 @@ def context_slot(index: int) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """How K sequences are packed: computed from integers alone, once.
+    """How K sequences are packed: computed from integers alone, once, and then kept on the device.
 
     Args:
         pack: prefix and groups of suffixes.
-        entries: (T,) the pack's entries: token ids or context slots.
+        ids: (T,) the pack's token ids; 0 in context slots.
+        slots: where the context slots are, and the row of the context that each stands for.
         positions: (T,) position of each entry in its own sequence.
         owners: (K,) which suffix each sequence has; equal sequences share one.
+        order: ``owners`` as numbers.
     """
 
     pack: Pack
-    entries: Tensor
+    ids: Tensor
+    slots: tuple[Tensor, Tensor]
     positions: Tensor
     owners: Tensor
+    order: tuple[int, ...]
 
     @staticmethod
-    def of(rows: Sequence[Row], share: bool = True, causal: bool = True) -> Plan:
+    def of(rows: Sequence[Row], share: bool = True, causal: bool = True, device: torch.device = CPU) -> Plan:
         """Pack sequences: longest common prefix, then the distinct suffixes ordered by length.
 
         Args:
             share: otherwise there is no prefix, and equal sequences stand side by side.
             causal: otherwise positions of a sequence all see each other, and nothing is shared.
         """
-        plan = _plan(tuple(rows), share and causal)
+        plan = _plan(tuple(rows), share and causal, device)
         return replace(plan, pack=replace(plan.pack, causal=causal))
 
     @staticmethod
-    def padded(rows: Sequence[Row], length: int, pad: int) -> Plan:
+    def padded(rows: Sequence[Row], length: int, pad: int, device: torch.device = CPU) -> Plan:
         """Sequences filled up to one length whose positions all see each other: nothing is shared or cut."""
-        return Plan.of([(*row, *(pad,) * (length - len(row))) for row in rows], causal=False)
+        filled = [(*row, *(pad,) * (length - len(row))) for row in rows]
+        return Plan.of(filled, causal=False, device=device)
+
+    @property
+    def ends(self) -> Tensor:
+        """Where the last token of each suffix is, (number of suffixes,)."""
+        return _ends(self.pack, self.owners.device)
 
     def resized(self, more: int) -> Plan:
         """The plan with ``more`` (or fewer) tokens in the prefix."""
@@ -68,19 +79,17 @@ class Plan:
             The new plan, and (T',) where its entries stand in [the old pack's T, sequence by sequence its
             own tokens].
         """
-        owners = tuple(self.owners.tolist())
-        pack, order, index = _apart(self.pack, owners, start, standing, count)
+        pack, order, index = _apart(self.pack, self.order, start, standing, count, self.owners.device)
         return replace(self, pack=pack, owners=order), index
 
 
 @lru_cache(maxsize=256)
-def _plan(rows: tuple[Row, ...], share: bool) -> Plan:
+def _plan(rows: tuple[Row, ...], share: bool, device: torch.device) -> Plan:
     if not share:
         order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
         pack = Pack(0, _groups([len(rows[k]) for k in order]))
-        every = torch.tensor([entry for k in order for entry in rows[k]])
-        places = torch.cat([torch.arange(len(rows[k])) for k in order])
-        return Plan(pack, every, places, torch.tensor(order).argsort())
+        places = [place for k in order for place in range(len(rows[k]))]
+        return _on(device, pack, [entry for k in order for entry in rows[k]], places, _inverse(order))
     first, last = min(rows), max(rows)
     shortest = min(map(len, rows))
     common = next((i for i in range(shortest) if first[i] != last[i]), shortest)
@@ -92,8 +101,39 @@ def _plan(rows: tuple[Row, ...], share: bool) -> Plan:
         entries += suffix
         positions += range(prefix, prefix + len(suffix))
     index = {suffix: i for i, suffix in enumerate(suffixes)}
-    owners = torch.tensor([index[row[prefix:]] for row in rows])
-    return Plan(Pack(prefix, groups), torch.tensor(entries), torch.tensor(positions), owners)
+    return _on(device, Pack(prefix, groups), entries, positions, [index[row[prefix:]] for row in rows])
+
+
+def _on(
+    device: torch.device,
+    pack: Pack,
+    entries: Sequence[int],
+    positions: Sequence[int],
+    owners: Sequence[int],
+) -> Plan:
+    """A plan with its tensors on a device."""
+    slots = [place for place, entry in enumerate(entries) if entry < 0]
+    rows = [-1 - entries[place] for place in slots]
+
+    def there(numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=device)
+
+    ids = there([max(entry, 0) for entry in entries])
+    both = there(slots), there(rows)
+    return Plan(pack, ids, both, there(positions), there(owners), tuple(owners))
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    """Where each number stands in an order of them."""
+    place = [0] * len(order)
+    for index, number in enumerate(order):
+        place[number] = index
+    return place
+
+
+@lru_cache(maxsize=256)
+def _ends(pack: Pack, device: torch.device) -> Tensor:
+    return torch.tensor(pack.ends, device=device)
 
 
 def _groups(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -103,10 +143,10 @@ def _groups(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 @lru_cache(maxsize=256)
 def _apart(
-    pack: Pack, owners: tuple[int, ...], start: int, standing: int, count: int
+    pack: Pack, owners: tuple[int, ...], start: int, standing: int, count: int, device: torch.device
 ) -> tuple[Pack, Tensor, Tensor]:
     """New pack, which suffix each sequence has in it, and where its entries stood."""
-    ends = pack.ends.tolist()
+    ends = pack.ends
     begins = [pack.prefix, *(end + 1 for end in ends[:-1])]
     shared, total = min(pack.prefix, start), ends[-1] + 1
     order = sorted(range(len(owners)), key=owners.__getitem__)  # as the suffixes, so by length
@@ -117,4 +157,5 @@ def _apart(
         suffix = [*at[:start], *fresh, *at[start + standing :]][shared:]
         index += suffix
         lengths.append(len(suffix))
-    return Pack(shared, _groups(lengths), pack.causal), torch.tensor(order).argsort(), torch.tensor(index)
+    made = Pack(shared, _groups(lengths), pack.causal)
+    return made, torch.tensor(_inverse(order), device=device), torch.tensor(index, device=device)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vlprompt.engine.devices import moved
 from vlprompt.engine.packing import Row
 from vlprompt.engine.prompt import Prompt
 from vlprompt.methods import coop
@@ -243,10 +244,11 @@ class GenPT(TwoViews, CoOp):
         """u_k, (K, E): in training drawn anew at each step, afterwards the mean of each class."""
         if not self.training or self.images is None or self.has_image is None:
             return self.seen
-        lambdas = torch.empty(self.has_image.shape).exponential_().to(self.images.device) * self.has_image
+        drawn = torch.empty(self.has_image.shape).exponential_()
+        lambdas = moved(drawn, self.images.device) * self.has_image
         lambdas = lambdas / lambdas.sum(-1, keepdim=True)  # Dirichlet(1, ..., 1), (K, M)
         mixed = F.normalize((lambdas[..., None] * self.images).sum(1), dim=-1)  # (K, E)
-        by_text = torch.rand(len(mixed)).to(mixed.device) < self.settings.text_share
+        by_text = moved(torch.rand(len(mixed)), mixed.device) < self.settings.text_share
         return torch.where(by_text[:, None], self.from_text(), mixed)
 
     def from_text(self) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from vlprompt.data.identity import image_digest
 from vlprompt.data.images import in_parallel
-from vlprompt.data.transforms import Augmentation
+from vlprompt.data.transforms import SCALE, Augmentation
 from vlprompt.dataset import ImageSource
 from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
-from vlprompt.training.pixels import BATCH, Draw, ahead, augmented_pixels, in_batches, plain_pixels
+from vlprompt.training.pixels import BATCH, Augmented, Draw, ahead, augmented_pixels, in_batches, plain_pixels
 
 STORED_BATCH = 32
 """Images that are computed together where features are kept. The last bits depend on how many they are, so
@@ -38,14 +38,20 @@ def image_features(
 
 
 def view_features(
-    encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation, views: int, show: bool = False
+    encoder: Encoder,
+    sources: Sequence[ImageSource],
+    augment: Augmentation,
+    views: int,
+    show: bool = False,
+    smallest: float = SCALE[0],
 ) -> Tensor:
     """Features (V, N, E) of images in augmented views.
 
     A view of an image depends on the image and the view's number alone, so that it is the same for every
     method and every seed.
     """
-    return _Views(encoder, sources, augment, views).features("views", show)
+    draw = augmented_pixels(encoder, sources, augment, smallest)
+    return _Views(encoder, sources, draw, f"{augment} {smallest}", views).features("views", show)
 
 
 class _Frozen:
@@ -124,9 +130,11 @@ class _Frozen:
 class _Views(_Frozen):
     """Features of images, each in several augmented views."""
 
-    def __init__(self, encoder: Encoder, sources: Sequence[ImageSource], augment: Augmentation, views: int):
-        super().__init__(encoder, sources, augmented_pixels(encoder, sources, augment))
-        self.made, self.views = augment, views
+    def __init__(
+        self, encoder: Encoder, sources: Sequence[ImageSource], draw: Augmented, made: str, views: int
+    ):
+        super().__init__(encoder, sources, draw)
+        self.made, self.views = made, views
 
     def _drawn(self, positions: Tensor, view: int) -> Tensor:
         each = [f"{view}|{self.digests[i]}" for i in positions.tolist()]

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from vlprompt.engine.devices import moved
 from vlprompt.methods.base import Batch
 
 
@@ -44,7 +45,7 @@ class ImageSet:
         frozen = None if self.frozen is None else partial(self.frozen, mine)
         below = None if self.below is None else partial(self.below, mine)
         draw = partial(self.images, positions, part=part) if self.random else partial(self.images, mine)
-        images, labels = draw(), self.labels[mine].to(device)
+        images, labels = draw(), moved(self.labels[mine], device)
         taught = None if self.taught is None else partial(self.taught, mine, images)
         return Batch(images, labels, frozen, below, draw, taught)
 

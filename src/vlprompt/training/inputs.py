@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlprompt.data.transforms import SCALE, Augmentation
 from vlprompt.dataset import Item
+from vlprompt.engine.devices import moved
 from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
 from vlprompt.training.frozen import image_features, view_features
@@ -52,9 +53,9 @@ def make_image_set(
         features = cache(lambda: image_features(encoder, sources, show, draw))
         device = encoder.backbone.device
         below = hidden_states(encoder, draw, len(items), show)
-        return ImageSet(draw, labels, lambda positions: features()[positions.to(device)], below)
+        return ImageSet(draw, labels, lambda positions: features()[moved(positions, device)], below)
     if frozen and views:
-        kept = view_features(encoder, sources, augment, views, show)
+        kept = view_features(encoder, sources, augment, views, show, smallest)
         return ImageSet(_lookup(kept), labels, random=True)
     return ImageSet(augmented_pixels(encoder, sources, augment, smallest), labels, random=True)
 
@@ -81,7 +82,7 @@ def hidden_states(
 
     def below(positions: Tensor, layer: int) -> Tensor:
         states = kept(layer)
-        return enter(positions, layer) if states is None else states[positions].to(device)
+        return enter(positions, layer) if states is None else moved(states[positions], device)
 
     return below
 
@@ -91,6 +92,6 @@ def _lookup(kept: Tensor) -> Draw:
 
     def draw(positions: Tensor, part: slice = ALL) -> Tensor:
         view = torch.randint(len(kept), positions.shape)[part]
-        return kept[view.to(kept.device), positions[part].to(kept.device)]
+        return kept[moved(view, kept.device), moved(positions[part], kept.device)]
 
     return draw

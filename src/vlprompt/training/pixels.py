@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vlprompt.data.images import image_loader
 from vlprompt.data.transforms import SCALE, Augmentation, EvalTransform, TrainTransform, image_stats
 from vlprompt.dataset import ImageSource
+from vlprompt.engine.devices import moved
 from vlprompt.engine.encoder import Encoder
 from vlprompt.progress import track
 
@@ -54,7 +55,7 @@ def plain_pixels(
     device, dtype = encoder.backbone.device, encoder.backbone.dtype
 
     def draw(positions: Tensor) -> Tensor:
-        return transform([sources[i] for i in positions.tolist()]).to(device, dtype)
+        return moved(transform([sources[i] for i in positions.tolist()]), device, dtype)
 
     size = 4 * 3 * encoder.backbone.image_size**2 * len(sources)
     if not keep or size > KEPT_BYTES:
@@ -62,7 +63,7 @@ def plain_pixels(
     batches = in_batches(len(sources))
     kept = [draw(b).cpu() for b in track(batches, "images", len(batches), show)]
     pixels = torch.cat(kept) if kept else torch.empty(0)
-    return lambda positions: pixels[positions].to(device)
+    return lambda positions: moved(pixels[positions], device)
 
 
 def _token_ids(encoder: Encoder, sources: Sequence[ImageSource]) -> Draw:
@@ -94,7 +95,7 @@ def augmented_pixels(
         missing = [i for i in dict.fromkeys(wanted) if i not in kept]
         loaded = dict(zip(missing, load([sources[i] for i in missing]), strict=True))
         images = [kept[i] if i in kept else loaded[i] for i in wanted]
-        pixels = transform(images, seeds, part).to(device, dtype)
+        pixels = moved(transform(images, seeds, part), device, dtype)
         for i, image in loaded.items():
             if image.nbytes <= room:
                 kept[i], room = image, room - image.nbytes

@@ -75,11 +75,11 @@ class Processes:
 
     def values(self, losses: Losses, share: float) -> dict[str, float]:
         """Losses of the whole batch: the same in every process, so that all stop where one would."""
-        values = {key: float(value.detach()) for key, value in losses.items()}
-        if self.count == 1:
-            return values
-        mine = torch.tensor([*values.values()], dtype=torch.float64, device=self.device)
-        return dict(zip(values, reduce(mine * share, "mean").tolist(), strict=True))
+        each = torch.stack([value.detach() for value in losses.values()])  # (number of losses,)
+        wide = each if each.device.type == "mps" else each.double()  # which has no float64
+        if self.count > 1:
+            wide = reduce(wide * share, "mean")
+        return dict(zip(losses, wide.tolist(), strict=True))  # all that a step reads from the device
 
     def backward(
         self, loss: Tensor, share: float, parameters: Iterable[nn.Parameter], **options: bool

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
+from tqdm import tqdm
 
 from vlprompt.engine.backbones.weights import weight_files
 from vlprompt.errors import UserError
@@ -16,6 +19,14 @@ from vlprompt.progress import say
 COMPANIONS = (".json", ".txt", ".model")
 """Configuration, tokenizer and image processor."""
 COMMIT = re.compile("[0-9a-f]{40}")
+
+
+class _Bytes(tqdm):
+    """Bars of the hub's library on a terminal: bytes as they come, not the number of files."""
+
+    def __init__(self, *args: Any, **settings: Any):
+        shown = settings.get("unit") == "B" and sys.stderr.isatty()
+        super().__init__(*args, **settings | {"disable": not shown, "leave": False})
 
 
 def fetch(repository: str, revision: str | None = None) -> Path:
@@ -45,7 +56,9 @@ def fetch(repository: str, revision: str | None = None) -> Path:
         missing = [f for f in wanted if not _is_cached(repository, f, info.sha)]
         if missing:
             say(f"{name}: {sum(sizes[file] for file in missing) / 1e6:.0f} MB from the hub")
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=wanted, tqdm_class=_Bytes)
+        )
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         raise UserError(
             f"model '{name}' is not in the cache and the hub cannot be reached or does not have it: "

@@ -34,7 +34,7 @@ class LlamaBackbone(LanguageBackbone):
 
     def rotary(self, hidden: Tensor, prompt: AttentionPrompt) -> tuple[Tensor, Tensor]:
         assert prompt.pack is not None
-        return self.model.rotary_emb(hidden, prompt.pack.positions.to(hidden.device)[None])
+        return self.model.rotary_emb(hidden, prompt.pack.positions(hidden.device)[None])
 
     def finish_text(self, hidden: Tensor) -> Tensor:
         return self.model.norm(hidden)
