@@ -1,6 +1,7 @@
 """What the commands do, called from Python."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -63,8 +64,8 @@ def test_evaluate_leaves_out_what_was_trained_on(photos, tmp_path, capsys):
     leaky = dataclasses.replace(photos, test=[*photos.test, *copies])
     assert evaluate(classifier, leaky) == classifier.evaluate(photos.test)
     assert f"{len(copies)} of {len(leaky.test)} images of" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"all 6 images of .* were trained on"):
-        evaluate(classifier, dataclasses.replace(photos, train=copies, val=[], test=[]))
+    assert evaluate(classifier, dataclasses.replace(photos, train=copies, val=[], test=[]))["n"] == 6
+    assert re.search("all 6 images of .* were trained on", capsys.readouterr().err)
     digits = data.few_shot(data.load("toy:digits"), 1, 1)
     with_arrays = PromptClassifier("zeroshot").fit_dataset(digits)
     assert evaluate(with_arrays, data.load("toy:digits"))["n"] == 1787

@@ -25,7 +25,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics on the data set's test images, or on all where it has none; classes are matched by name.
 
-    Images that the classifier was trained on are left out, and it is said how many.
+    Images that the classifier was trained on are left out, unless there are no others, and that is said.
 
     Args:
         report: page to write: where the classifier is right and wrong.
@@ -34,8 +34,8 @@ def evaluate(
         force: write over both whoever made them.
 
     Raises:
-        UserError: a class that the classifier does not know, or knows twice; no image is left; a file that
-            cannot be written.
+        UserError: a class that the classifier does not know, or knows twice; a file that cannot be
+            written.
     """
     items = _matched(classifier, dataset)
     if not report and not predictions:
@@ -89,7 +89,8 @@ def _not_trained_on(classifier: PromptClassifier, dataset: Dataset, items: list[
     known = in_parallel(digest, [item.image for item in items])
     left = [item for item, content in zip(items, known, strict=True) if not content or content not in seen]
     if items and not left:
-        raise UserError(f"all {len(items)} images of '{dataset.name}' were trained on: give others")
+        say(f"all {len(items)} images of '{dataset.name}' were trained on, and are measured all the same")
+        return items
     if len(left) < len(items):
         count = len(items) - len(left)
         say(f"{count} of {len(items)} images of '{dataset.name}' are left out, as they were trained on")
