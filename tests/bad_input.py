@@ -212,6 +212,12 @@ TABLE = [
     Row(FIT + "--method own.py", "own.py' cannot be imported", {"own.py": "1 / 0"}),
     Row(FIT + "--method own.py", "holds no subclass", {"own.py": "x = 1"}),
     Row(FIT + "--method own.py", "own.py' cannot be imported", {"own.py": b"\xff\xfe"}),
+    Row(FIT + "--method own.py", "own.py", {"own.py": "raise SystemExit(7)"}),
+    Row(FIT + "--method own.py", "own.py", {"own.py": OWN_WITHOUT}),
+    Row(FIT + "--method own.py", "no", {"own.py": OWN_RAISING}),
+    Row("fit photos --out new --shots ²", "--shots"),
+    Row(FIT + "--device hpu", "device 'hpu'"),
+    Row(FIT + "--track wandb", "wandb"),
     Row(FIT + "--method ivlp --depth 0", "depth 0"),
     Row(FIT + "--method dpl --text-max -1", "text_max -1"),
     Row(FIT + "--method dpl --text-max 1000000", "text_max 1000000"),
@@ -243,7 +249,7 @@ TABLE = [
     Row("fit photos --shots 2 --out text.png/below", "give a folder you may write to"),
     Row("fit photos --shots 2 --out dangling", "is a link"),
     Row("fit photos --shots 2 --out /proc/x", "cannot be written"),
-    Row("fit photos --shots 2 --out " + "x" * 300, "cannot be written"),
+    Row("fit photos --shots 2 --out " + "x" * 300, "too long"),
     Row("fit photos --shots 2 --out new --force maybe", "Unrecognized options: maybe"),
     # Configurations.
     Row("fit --config", "--config needs one file"),
@@ -367,6 +373,9 @@ TABLE = [
     Row(BENCH + "--set coop.epochs=x", "'x' is no int"),
     Row(BENCH + "--set coop.epochs=-1", "epochs -1"),
     Row(BENCH + "--set coop.lr=nan", "lr nan"),
+    Row(
+        "bench --out new --suite benchmark --root /no/root --methods zeroshot --shots 1 --seeds 1", "/no/root"
+    ),
     Row(BENCH + "--set vpt.epochs=1", "is not among --methods"),
     Row(BENCH + "--set coop.optimizer=x", "'x' is no"),
     Row(BENCH + "--workers -1", "--workers -1"),

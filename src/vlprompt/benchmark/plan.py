@@ -127,6 +127,8 @@ def _check(choice: Choice) -> None:
         checked(shots, Annotated[int, Between(1, 1_000_000)], "--shots")
     if suite.needs_root and choice.root is None:
         raise UserError(f"suite '{choice.suite}' needs its images: give --root FOLDER")
+    if choice.root is not None and not choice.root.is_dir():
+        raise UserError(f"root '{choice.root}' is no folder: give the folder that holds the data sets")
 
 
 def _cells(

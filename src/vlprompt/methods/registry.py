@@ -94,7 +94,7 @@ def _from_file(path: Path) -> type[Method]:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the file does
         raise UserError(f"method file '{path}' cannot be imported ({error!r}): mend it") from error
     method = _method_in(module)
     if method is None:
