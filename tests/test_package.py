@@ -52,7 +52,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
     ours = {
         path.relative_to(package.parent).as_posix()
         for path in package.rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.parent.name != "__pycache__"
     }
     assert ours == {n for n in zipfile.ZipFile(wheel).namelist() if not n.startswith("vlprompt-")}
 
