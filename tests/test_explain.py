@@ -198,7 +198,8 @@ def test_explanation(toy, name):
         probabilities = method.predictor()(pixels_of(toy, image))[0].softmax(-1)
     assert explanation.probability == pytest.approx(float(probabilities[1]), abs=1e-5)
     assert explain(method, image).class_name == NAMES[int(probabilities.argmax())]
-    assert len(explanation.words) == {"coop": 2, "cocoop": 4, "maple": 2, "ivlp": 2}.get(name, 0)
+    words = {"coop": 2, "cocoop": 4, "maple": 2, "ivlp": 2, "coprompt": 2}
+    assert len(explanation.words) == words.get(name, 0)
 
 
 def test_words_are_those_of_the_explained_class(toy):

@@ -37,16 +37,15 @@ def evaluate(
         UserError: a class that the classifier does not know, or knows twice; a file that cannot be
             written.
     """
-    items = _matched(classifier, dataset)
-    if not report and not predictions:
-        return classifier.evaluate(items)
-
-    from vlprompt.reports.evaluation import check_predictions  # with matplotlib, which takes its time
-
     if report:
         check_targets(report, force=force)
     if predictions:
+        from vlprompt.reports.evaluation import check_predictions  # with matplotlib, which takes its time
+
         check_predictions(predictions, force)
+    items = _matched(classifier, dataset)
+    if not report and not predictions:
+        return classifier.evaluate(items)
     found = classifier.report_on(items)
     if report:
         found.save(report, dataset=dataset.name, command=command, force=force)
