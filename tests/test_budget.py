@@ -16,7 +16,8 @@ from vlprompt.methods.dpl.path import within_one_error
 from vlprompt.methods.dpl.settings import Settings
 from vlprompt.methods.lengths import Lengths
 
-AUTO = {"budget": "auto", "epochs": 6, "batch_size": 4, "optimizer": "adamw", "lr": 0.01}
+AUTO = {"budget": "auto", "epochs": 6, "batch_size": 8, "optimizer": "adamw", "lr": 0.01}
+AUTO |= {"text_max": 2, "vision_max": 2}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_auto_chooses_a_size_by_validation_images_and_keeps_to_it(digits):
     measured = [record for record in classifier.history_ if "path" in record]
     assert [record["epoch"] for record in measured] == [3], "when 0.6 of the training is done"
     points, chosen = measured[0]["path"], measured[0]["chosen"]
-    assert [p["tokens"] for p in points] == [4, 8, 12, 16, 24, 32, 48]
+    assert [p["tokens"] for p in points] == [1, 3, 4, 5, 8, 11, 16]
     assert all(sum(p["text"]) + sum(p["vision"]) == p["tokens"] for p in points)
     best = min(p["loss"] for p in points)
     assert points[chosen]["loss"] < best + 1 and math.isfinite(best)

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
 from tqdm import tqdm
 
 from vlprompt.engine.backbones.weights import weight_files
@@ -47,7 +45,9 @@ def fetch(repository: str, revision: str | None = None) -> Path:
             return kept
         try:
             info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-        except (HfHubHTTPError, httpx.HTTPError, OSError):  # gone, forbidden, unreachable or offline
+        except (
+            Exception
+        ):  # gone, forbidden, unreachable or offline: each version of the client has its errors
             if kept:
                 return kept
             raise
@@ -59,7 +59,9 @@ def fetch(repository: str, revision: str | None = None) -> Path:
         return Path(
             snapshot_download(repository, revision=revision, allow_patterns=wanted, tqdm_class=_Bytes)
         )
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(
             f"model '{name}' is not in the cache and the hub cannot be reached or does not have it: "
             "give a local folder, or use the built-in 'toy'"
