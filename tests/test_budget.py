@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -117,6 +118,12 @@ def test_a_budget_is_a_number_or_auto():
     assert Settings(budget="auto").tokens(48) is None
     with pytest.raises(UserError, match="budget"):
         Settings(budget="some")
+
+
+def test_auto_without_validation_images_is_refused():
+    one_each = data.few_shot(data.load("toy:digits"), 1, 1)
+    with pytest.raises(UserError, match="validation images and there are none"):
+        PromptClassifier("dpl", settings=AUTO).fit_dataset(replace(one_each, val=[]))
 
 
 def test_search_prints_and_draws_the_curve(tmp_path, capsys):

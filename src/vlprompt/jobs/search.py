@@ -19,7 +19,6 @@ from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.estimator.text import classifier_for
 from vlprompt.files import check_targets
-from vlprompt.methods.dpl.gates import AGREEMENT
 from vlprompt.methods.dpl.settings import Settings
 from vlprompt.methods.lengths import Lengths, averaged, random_lengths, uniform_lengths
 from vlprompt.reports.sizes import curve_of
@@ -57,7 +56,7 @@ class Found:
     @property
     def decided(self) -> bool:
         """Whether tokens went where the halves wanted them; evenly otherwise."""
-        return self.agreement is None or self.agreement >= AGREEMENT
+        return self.history[-1].get("placed", True) if self.history else True
 
 
 @dataclass(frozen=True)

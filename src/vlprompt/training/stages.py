@@ -53,7 +53,8 @@ class StageRun:
         self.objectives = self.method.objectives()
         self.epochs: int = self.method.settings.epochs if self.objectives else 0
         self.history: list[EpochRecord] = []
-        if any(o.split not in splits or not len(splits[o.split].labels) for o in self.objectives):
+        needed = {o.split for o in self.objectives} | ({"val"} if self.method.needs_validation else set())
+        if any(name not in splits or not len(splits[name].labels) for name in needed):
             raise UserError(
                 f"the {self.name} stage of '{type(self.method).__name__}' learns on validation images and "
                 "there are none: give images of your own for validation, or more images than shots"

@@ -169,7 +169,7 @@ class DPL(Method):
         if gates is None or lengths is None:
             return super().epoch_record()
         opened = {"lengths": {"text": lengths.text, "vision": lengths.vision}}
-        return super().epoch_record() | opened | {"agreement": gates.agreement}
+        return super().epoch_record() | opened | {"agreement": gates.agreement, "placed": gates.decides}
 
     def finish(self) -> None:
         """Closed tokens go for good."""
