@@ -42,6 +42,17 @@ def photos_and_labels(folder: Path) -> tuple[list[Path], list[str]]:
     return paths, [p.parent.name.replace("_", " ") for p in paths]
 
 
+def agree(ours: torch.Tensor, theirs: torch.Tensor, parameters: list[torch.Tensor]) -> None:
+    """Features in float64, and their gradients of all parameters, none of which may be zero."""
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    upstream = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(9))
+    a = torch.autograd.grad((ours * upstream).sum(), parameters, retain_graph=True)
+    b = torch.autograd.grad((theirs * upstream).sum(), parameters)
+    for x, y in zip(a, b, strict=True):
+        assert x.abs().max() > 0
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
+
+
 def random_clip(width: int = 32) -> CLIPModel:
     """A small CLIP with random weights that reads the toy tokenizer's ids and 32 pixel pictures."""
     torch.manual_seed(4)

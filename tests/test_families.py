@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from support import agree
 from vlprompt import PromptClassifier, UserError, data
 from vlprompt.engine.backbones.load import BUILT_IN, load_backbone
 from vlprompt.engine.encoder import Encoder
@@ -137,17 +138,6 @@ def vision(model, pixels, context=None, deep=(), candidates=None):
         x = torch.cat([x, context.double().expand(len(x), -1, -1)], 1)
     x = plain.run(branch.encoder.layers, x, [d.double() for d in deep], patches, candidates, None)
     return F.normalize(branch.head(branch.post_layernorm(x)[:, :patches]), dim=-1)
-
-
-def agree(ours, theirs, parameters):
-    """Features and all their gradients."""
-    torch.testing.assert_close(ours, theirs, **CLOSE)
-    upstream = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(9))
-    a = torch.autograd.grad((ours * upstream).sum(), parameters, retain_graph=True)
-    b = torch.autograd.grad((theirs * upstream).sum(), parameters)
-    for x, y in zip(a, b, strict=True):
-        assert x.abs().max() > 0
-        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
 
 
 def made(name, encoder, **settings):

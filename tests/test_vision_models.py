@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.models.dinov3_vit.modeling_dinov3_vit import rotate_half
 
 import vision_models
-from support import photos_and_labels, vlprompt
+from support import agree, photos_and_labels, vlprompt
 from vlprompt import PromptClassifier, UserError
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
@@ -91,16 +91,6 @@ def plain(family, model, pixels, keys_values, deep=()):
         x = x + (out if family == "vit" else layer.layer_scale2(out))
     norm = model.norm if family == "dinov3_vit" else model.layernorm
     return F.normalize(norm(x)[:, 0], dim=-1)
-
-
-def agree(ours, theirs, parameters):
-    torch.testing.assert_close(ours, theirs, **CLOSE)
-    upstream = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(9))
-    a = torch.autograd.grad((ours * upstream).sum(), parameters, retain_graph=True)
-    b = torch.autograd.grad((theirs * upstream).sum(), parameters)
-    for x, y in zip(a, b, strict=True):
-        assert x.abs().max() > 0
-        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -32,13 +32,13 @@ from vlprompt.estimator.fitting import (
     augmentation,
     check_classnames,
     check_parameters,
+    check_reads,
     check_required,
     check_templates,
     choose_frozen_precision,
+    make_splits,
     set_aside,
     settings_for,
-    what_is_faster,
-    why_no_views,
 )
 from vlprompt.estimator.hub import HubMixin
 from vlprompt.estimator.labels import find_classes, image_list, labelled_items, names_of
@@ -49,13 +49,11 @@ from vlprompt.insight.explain import Explanation, explain
 from vlprompt.insight.outcome import Outcome
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
-from vlprompt.progress import say
 from vlprompt.training.frozen import image_features
 from vlprompt.training.imageset import ImageSet
-from vlprompt.training.inputs import Augment, make_image_set
+from vlprompt.training.inputs import Augment
 from vlprompt.training.loop import fit
 from vlprompt.training.options import TrainOptions
-from vlprompt.training.pixels import plain_pixels
 from vlprompt.training.stages import EpochRecord
 
 if TYPE_CHECKING:
@@ -217,7 +215,7 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
             dataset = self._held_out(dataset)
             seen = [*dataset.train, *(dataset.val if method.needs_validation else ())]
             self.trained_on_: frozenset[str] | None = frozenset(in_parallel(digest, [i.image for i in seen]))
-            splits = self._splits(dataset, validate)
+            splits = make_splits(method, dataset, self._augment, self.views, validate, self.verbose)
             if type(method).taught_by is not Method.taught_by:
                 splits["train"] = self._taught(splits["train"], dataset)
             validation = splits.get("val") if validate else None
@@ -244,44 +242,12 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         check_required(kind, settings)
         check_templates(dataset.templates)
         encoder = Encoder(shared_backbone(self.model, pick_device(self.device)))
-        self._check_reads(encoder, dataset)
+        check_reads(encoder, dataset, self.reads)
         torch.manual_seed(self._options().seed)
         self.method_ = kind(encoder, dataset.classnames, settings, dataset.templates)
         self.classnames_ = tuple(dataset.classnames)
         self.classes_ = np.array(self.classnames_)
         self.measured_: dict[str, Any] = {}
-
-    def _check_reads(self, encoder: Encoder, dataset: Dataset) -> None:
-        """Raise unless data, classifier and backbone are all for images or all for texts."""
-        read = "images" if "vision" in encoder.backbone.branches else "texts"
-        held = "texts" if dataset.texts else "images"
-        if held != read:
-            remedy = "a language model, such as toy-text" if dataset.texts else "a model with a vision branch"
-            raise UserError(
-                f"data set '{dataset.name}' holds {held} and '{self.model}' reads {read}: give {remedy}"
-            )
-        if held != self.reads:
-            raise UserError(f"{type(self).__name__} is for {self.reads}: use the one for {held}")
-
-    def _splits(self, dataset: Dataset, validate: bool) -> dict[str, Any]:
-        method, needs_val = self.method_, self.method_.needs_validation
-        train, val = list(dataset.train), list(dataset.val)
-        frozen = not method.has_visual_prompts
-        augment = augmentation(self.augment, self.model)
-        encoder = method.encoder
-        if self.verbose and self.views and (why := why_no_views(method, augment)):
-            say(f"views {self.views} change nothing: {why}")
-        if not method.trains:  # nothing will be drawn
-            labels = torch.tensor([item.label for item in train])
-            return {"train": ImageSet(plain_pixels(encoder, [item.image for item in train]), labels)}
-        how = augment, self.views, frozen, self.verbose, method.smallest_crop
-        splits = {"train": make_image_set(encoder, train, *how)}
-        if (needs_val or validate) and val:  # without, the training says so
-            splits["val"] = make_image_set(encoder, val, "none", frozen=frozen, show=self.verbose)
-        made = f"{dataset.name}, {augment}, {self.views} numbered views"
-        made += ", frozen in bfloat16" if encoder.frozen_dtype else ""
-        faster = what_is_faster(method, augment, self.views)
-        return {name: dataclasses.replace(split, made=made, faster=faster) for name, split in splits.items()}
 
     def _taught(self, split: ImageSet, dataset: Dataset) -> ImageSet:
         """With a teacher's answers; the method gets its class features."""
@@ -289,9 +255,13 @@ class PromptClassifier(HubMixin, ClassifierMixin, BaseEstimator):
         teacher = Teacher(method.settings.teacher, dataset.classnames, dataset.templates, self.device)
         method.taught_by(teacher.classes())
         images, backbone = [item.image for item in dataset.train], method.encoder.backbone
-        fixed = augmentation(self.augment, self.model) == "none"
+        fixed = self._augment == "none"
         taught = teacher.answers(images, backbone, fixed, self.verbose)
         return dataclasses.replace(split, taught=taught, made=f"{split.made}, taught by {teacher.digest}")
+
+    @property
+    def _augment(self) -> Augment:
+        return augmentation(self.augment, self.model)
 
     def _options(self) -> TrainOptions:
         return TrainOptions(

@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from vlprompt.dataset import Dataset
 from vlprompt.estimator.classifier import PromptClassifier
-from vlprompt.estimator.fitting import augmentation, set_aside, what_is_faster
+from vlprompt.estimator.fitting import augmentation, make_splits, set_aside, what_is_faster
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
 from vlprompt.training.frozen import image_features
@@ -77,7 +77,8 @@ def _steps(probe: PromptClassifier, dataset: Dataset) -> tuple[int, float]:
     if method.needs_validation and not few.val:
         train, val = set_aside(train, 1)
         few = replace(few, train=train, val=val)
-    splits, options = probe._splits(few, validate=False), probe._options()
+    options, augment = probe._options(), augmentation(probe.augment, probe.model)
+    splits = make_splits(method, few, augment, probe.views, validate=False, show=False)
     device = method.encoder.backbone.device
     steps, seconds = 0, 0.0
     for stage in method.stages():

@@ -1,9 +1,9 @@
-"""What ``fit`` settles before anything is trained: settings, templates, validation images, precision."""
+"""What ``fit`` settles before anything is trained: settings, templates, splits, precision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +11,16 @@ import torch
 
 from vlprompt.dataset import Dataset, ImageSource, Item
 from vlprompt.engine.backbones.load import BUILT_IN
+from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.precision import STANDS, change, worth_trying
 from vlprompt.errors import UserError
 from vlprompt.methods.base import Method
 from vlprompt.methods.templates import template_features
 from vlprompt.progress import say
 from vlprompt.training.frozen import image_features
-from vlprompt.training.inputs import Augment
+from vlprompt.training.imageset import ImageSet
+from vlprompt.training.inputs import Augment, make_image_set
+from vlprompt.training.pixels import plain_pixels
 from vlprompt.typed import Views, checked
 
 VALIDATION = 4
@@ -134,6 +137,46 @@ def set_aside(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]
         kept += members[:cut]
         aside += members[cut:]
     return kept, aside
+
+
+def check_reads(encoder: Encoder, dataset: Dataset, reads: str) -> None:
+    """Refuse unless data, classifier and backbone are all for images or all for texts.
+
+    Args:
+        reads: what the classifier is for.
+    """
+    read = "images" if "vision" in encoder.backbone.branches else "texts"
+    held = "texts" if dataset.texts else "images"
+    if held != read:
+        remedy = "a language model, such as toy-text" if dataset.texts else "a model with a vision branch"
+        name = encoder.backbone.name
+        raise UserError(f"data set '{dataset.name}' holds {held} and '{name}' reads {read}: give {remedy}")
+    if held != reads:
+        raise UserError(f"this classifier is for {reads}: use the one for {held}")
+
+
+def make_splits(
+    method: Method, dataset: Dataset, augment: Augment, views: int, validate: bool, show: bool
+) -> dict[str, ImageSet]:
+    """Training images as the loop takes them and, where there is a use for them, validation images.
+
+    Args:
+        validate: whether the accuracy on validation images is wanted.
+    """
+    encoder, frozen = method.encoder, not method.has_visual_prompts
+    if show and views and (why := why_no_views(method, augment)):
+        say(f"views {views} change nothing: {why}")
+    if not method.trains:  # nothing will be drawn
+        labels = torch.tensor([item.label for item in dataset.train])
+        return {"train": ImageSet(plain_pixels(encoder, [item.image for item in dataset.train]), labels)}
+    how = augment, views, frozen, show, method.smallest_crop
+    splits = {"train": make_image_set(encoder, list(dataset.train), *how)}
+    if (method.needs_validation or validate) and dataset.val:  # without, the training says so
+        splits["val"] = make_image_set(encoder, list(dataset.val), "none", frozen=frozen, show=show)
+    made = f"{dataset.name}, {augment}, {views} numbered views"
+    made += ", frozen in bfloat16" if encoder.frozen_dtype else ""
+    faster = what_is_faster(method, augment, views)
+    return {name: replace(split, made=made, faster=faster) for name, split in splits.items()}
 
 
 def choose_frozen_precision(
