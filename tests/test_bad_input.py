@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def said(row: Row, names: dict[str, object], capsys: pytest.CaptureFixture[str])
 def test_bad_input(row, world, monkeypatch, capsys):
     here, names = world
     monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of a method file: Python's own doing
     written(row, here)
     before = state(here)
     try:

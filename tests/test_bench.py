@@ -6,8 +6,8 @@ import os
 import shlex
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import psutil
@@ -200,11 +200,9 @@ def descendants(pid: int, word: str) -> list[psutil.Process]:
     return found
 
 
-def kill_first(word: str) -> threading.Thread:
-    """Kills, as soon as it is there, a process below this one with a word in its command line."""
-    killer = threading.Thread(target=lambda: wait_for(lambda: descendants(os.getpid(), word))[0].kill())
-    killer.start()
-    return killer
+def kill_first(word: str) -> None:
+    """Kill, as soon as it is there, a process below this one with a word in its command line."""
+    wait_for(lambda: descendants(os.getpid(), word))[0].kill()
 
 
 @pytest.fixture(scope="module")
@@ -227,10 +225,11 @@ def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path, caps
     wait_for(lambda: not any(worker.is_running() for worker in workers), 20)
     before = store.read()
 
-    killer = kill_first("spawn_main")  # the run of this worker is started again
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    killer.join()
+    with ThreadPoolExecutor(1) as aside:
+        killed = aside.submit(kill_first, "spawn_main")  # the run of this worker is started again
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        killed.result()
     assert end.value.code == 1
     records = store.read()
     assert records[: len(before)] == before
@@ -247,15 +246,17 @@ def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path, caps
     assert same["metrics"] == alone["metrics"]
 
 
-def test_ray_cluster_of_which_a_worker_is_killed(alone):
+def test_ray_cluster_of_which_a_worker_is_killed(alone, monkeypatch):
     pytest.importorskip("ray")
     from vlprompt.benchmark.cluster import run_on_cluster
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 comes to a halt where others work
     options = {"datasets": ["fonts"], "methods": ["zeroshot", "coop"], "changes": ["coop.n_ctx=400"]}
     cells = make_plan(choice(**options), [], 1).cells
-    killer = kill_first("ray::attempt")  # the process that runs a cell right now
-    outcomes = {outcome.cell.method: outcome for outcome in run_on_cluster(cells, "local", workers=2)}
-    killer.join()
+    with ThreadPoolExecutor(1) as aside:
+        killed = aside.submit(kill_first, "ray::attempt")  # the process that runs a cell right now
+        outcomes = {outcome.cell.method: outcome for outcome in run_on_cluster(cells, "local", workers=2)}
+        killed.result()
     assert outcomes["zeroshot"].record["metrics"] == alone["metrics"]
     assert outcomes["coop"].record is None
     assert "positions" in outcomes["coop"].problem

@@ -8,7 +8,6 @@ batch's gradients are summed, about 1e-16 a step; a wrong share of the batch wou
 """
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -92,11 +91,8 @@ def main(out: Path) -> None:
 
 def launch(*words: object) -> str:
     """What two processes print."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_addr", "127.0.0.1", "--master_port", str(port), *map(str, words)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--local_addr"]
+    command += ["127.0.0.1", "--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", *map(str, words)]
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true",
         "GLOO_SOCKET_IFNAME": "lo",
