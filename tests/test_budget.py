@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support import vlprompt
 
+from support import vlprompt
 from vlprompt import PromptClassifier, data
 from vlprompt.errors import UserError
 from vlprompt.methods.dpl.gates import Gates
@@ -23,7 +23,13 @@ AUTO |= {"text_max": 2, "vision_max": 2}
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.few_shot(data.load("toy:digits"), 4, 1)
+    return data.few_shot(data.load("toy:digits"), 2, 1)
+
+
+@pytest.fixture(scope="module")
+def chosen(digits):
+    """A classifier whose number of tokens was chosen."""
+    return PromptClassifier("dpl", settings=AUTO, seed=1).fit_dataset(digits)
 
 
 def trained(gates: Gates, first: torch.Tensor, second: torch.Tensor, epochs: int = 10) -> Gates:
@@ -84,23 +90,20 @@ def test_the_smallest_size_within_one_standard_error_of_the_best(losses, index):
     assert within_one_error(torch.tensor(losses)) == index
 
 
-def test_auto_chooses_a_size_by_validation_images_and_keeps_to_it(digits):
-    classifier = PromptClassifier("dpl", settings=AUTO, seed=1).fit_dataset(digits)
-    measured = [record for record in classifier.history_ if "path" in record]
+def test_auto_chooses_a_size_by_validation_images_and_keeps_to_it(chosen):
+    measured = [record for record in chosen.history_ if "path" in record]
     assert [record["epoch"] for record in measured] == [3], "when 0.6 of the training is done"
-    points, chosen = measured[0]["path"], measured[0]["chosen"]
+    points, taken = measured[0]["path"], measured[0]["chosen"]
     assert [p["tokens"] for p in points] == [1, 3, 4, 5, 8, 11, 16]
     assert all(sum(p["text"]) + sum(p["vision"]) == p["tokens"] for p in points)
     best = min(p["loss"] for p in points)
-    assert points[chosen]["loss"] < best + 1 and math.isfinite(best)
-    found = classifier.method_.lengths
-    assert found.total == points[chosen]["tokens"]
-    assert [len(p) for p in classifier.method_.vision_prompts] == list(found.vision)
+    assert points[taken]["loss"] < best + 1 and math.isfinite(best)
+    found = chosen.method_.lengths
+    assert found.total == points[taken]["tokens"]
+    assert [len(p) for p in chosen.method_.vision_prompts] == list(found.vision)
 
 
-def test_auto_goes_on_from_a_checkpoint_to_the_same_bits(digits, tmp_path):
-    whole = PromptClassifier("dpl", settings=AUTO, seed=1).fit_dataset(digits)
-
+def test_auto_goes_on_from_a_checkpoint_to_the_same_bits(digits, chosen, tmp_path):
     def stop(record):
         if record["epoch"] == 4:
             raise KeyboardInterrupt
@@ -109,8 +112,8 @@ def test_auto_goes_on_from_a_checkpoint_to_the_same_bits(digits, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cut.fit_dataset(digits, checkpoints=tmp_path, on_epoch=stop)
     again = PromptClassifier("dpl", settings=AUTO, seed=1).fit_dataset(digits, checkpoints=tmp_path)
-    assert again.method_.lengths == whole.method_.lengths
-    for ours, theirs in zip(again.method_.parameters(), whole.method_.parameters(), strict=True):
+    assert again.method_.lengths == chosen.method_.lengths
+    for ours, theirs in zip(again.method_.parameters(), chosen.method_.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -126,8 +129,8 @@ def test_auto_without_validation_images_is_refused():
         PromptClassifier("dpl", settings=AUTO).fit_dataset(replace(one_each, val=[]))
 
 
-def test_search_prints_and_draws_the_curve(tmp_path, capsys):
-    words = ["search", "toy:colours", "--shots", 4, "--epochs", 4, "--batch-size", 6, "--budget", "auto"]
+def test_search_prints_and_draws_the_curve(photos, tmp_path, capsys):
+    words = ["search", photos, "--shots", 2, "--epochs", 4, "--batch-size", 2, "--budget", "auto"]
     words += ["--text-max", 2, "--vision-max", 2, "--out", tmp_path / "lengths.json"]
     assert vlprompt(*words) == 0
     printed = capsys.readouterr().out

@@ -9,7 +9,7 @@ import time
 import pytest
 from PIL import Image
 
-from support import start, write_photos
+from support import start, vlprompt, write_photos
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -27,10 +27,12 @@ def test_a_stopped_fit_ends_soon_with_one_line(tmp_path, number, code):
     assert last == "vlprompt: stopped; the same command goes on where it was"
 
 
-@pytest.mark.parametrize(("target", "code"), [("| head -c 1", 0), ("> /dev/full", 2)])
-def test_output_that_nobody_takes(target, code):
-    command = f"set -o pipefail; {sys.executable} -m vlprompt methods --json {target}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize(("target", "code"), [("| true", 0), ("> /dev/full", 2)])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at the end", "at once"])
+def test_output_that_nobody_takes(target, code, unbuffered, tmp_path):
+    command = f"set -o pipefail; {sys.executable} -m vlprompt data check {tmp_path} --json {target}"
+    own = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", command], env=own, capture_output=True, text=True, timeout=120)
     assert done.returncode == code and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == (code == 2)
 
@@ -45,21 +47,22 @@ def test_ctrl_c_after_the_end_changes_nothing(tmp_path, monkeypatch):
     assert process.stdout.read().endswith("]\n")
 
 
-def test_names_that_are_no_utf_8(tmp_path):
+def test_names_that_are_no_utf_8(tmp_path, capfdbinary):
     """As folders they are names like others; as class names they cannot be."""
     photos = write_photos(tmp_path / "photos")
     odd = os.fsencode(tmp_path) + b"/caf\xe9"
     os.rename(photos, odd)
-    words = [sys.executable, "-m", "vlprompt", "fit", odd, "--method", "zeroshot", "--shots", "2", "--out"]
-    done = subprocess.run([*words, odd + b"-out"], capture_output=True, timeout=300)
+    words = ["fit", os.fsdecode(odd), "--method", "zeroshot", "--shots", "2", "--out"]
+    line = [sys.executable, "-m", "vlprompt", *words, odd + b"-out"]
+    done = subprocess.run(line, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert b"caf\xe9-out" in done.stdout and b"Traceback" not in done.stderr
-    again = [*words[:3], "fit", "--config", odd + b"-out/fit.yaml", "--force"]
-    assert subprocess.run(again, capture_output=True, timeout=300).returncode == 0
+    assert vlprompt("fit", "--config", os.fsdecode(odd + b"-out/fit.yaml"), "--force") == 0
     os.rename(odd + b"/green", odd + b"/gr\xfcn")
-    done = subprocess.run([*words, tmp_path / "other"], capture_output=True, timeout=300, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "is no text in UTF-8: rename its folder" in done.stderr
+    capfdbinary.readouterr()
+    assert vlprompt(*words, tmp_path / "other") == 2
+    said = capfdbinary.readouterr().err
+    assert said.count(b"\n") == 1 and b"is no text in UTF-8: rename its folder" in said
     assert not (tmp_path / "other").exists() and not list(tmp_path.glob("*.part"))
 
 

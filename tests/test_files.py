@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from support import vlprompt
+from vlprompt.benchmark.protocols import Cell, run_cell
+from vlprompt.benchmark.store import Store
 from vlprompt.errors import UserError
 from vlprompt.files import LISTED, MARK, check_targets, folder_beside, whole_file, whole_folder, write_text
 from vlprompt.methods.lengths import Lengths
@@ -20,14 +22,15 @@ from vlprompt.reports.page import write_page
 @contextmanager
 def no_room(size=100):
     """As on a full disk: no file may grow over so many bytes."""
-    before, bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
-    sys.dont_write_bytecode = True  # Python itself would leave cut-off files
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        sys.dont_write_bytecode = bytecode
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.MonkeyPatch.context() as patch:  # Python itself would leave cut-off files
+        patch.setattr(sys, "dont_write_bytecode", True)
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def names(folder):
@@ -204,7 +207,8 @@ WRITERS = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
-    assert vlprompt(*(folder if word == "OUT" else word for word in WRITERS["bench"])) == 0
+    cell = Cell(suite="toy", protocol="few-shot", dataset="fonts", method="zeroshot", shots=1)
+    Store(folder / "results.jsonl").append(run_cell(cell))
     return folder
 
 

@@ -17,9 +17,13 @@ def test_case(case):
         assert parity.error(ours, theirs) <= tolerance, quantity
 
 
-def test_the_command_passes_and_requires(capsys):
+def test_the_command_passes_and_requires(tmp_path, capsys):
     assert parity.main([str(GOLDEN), "--require", ",".join([*parity.CASES, "fewshot"])]) == 0
-    assert parity.main([str(GOLDEN), "--require", "no_such_case"]) == 1
+    shutil.copytree(GOLDEN / "tiny-clip", tmp_path / "tiny-clip")
+    for file in GOLDEN.glob("zeroshot.*"):
+        shutil.copy(file, tmp_path)
+    assert parity.main([str(tmp_path), "--require", "zeroshot"]) == 0
+    assert parity.main([str(tmp_path), "--require", "no_such_case"]) == 1
     assert "FAIL" in capsys.readouterr().out
 
 

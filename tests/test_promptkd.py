@@ -153,7 +153,7 @@ def test_base_to_new_learns_on_the_images_of_all_classes(tmp_path):
     PromptClassifier("zeroshot").fit(np.zeros((4, 32, 32, 3), np.uint8), ["cat", "dog"] * 2).save(teacher)
     settings = QUICK | {"teacher": str(teacher), "epochs": 1}
     cell = Cell(
-        suite="toy", protocol="base-to-new", dataset="digits", method="promptkd", settings=settings, shots=1
+        suite="toy", protocol="base-to-new", dataset="fonts", method="promptkd", settings=settings, shots=1
     )
     record = run_cell(cell)
     assert record["metrics"].keys() == {"base", "new"} and record["metrics"]["new"]["n"] > 0

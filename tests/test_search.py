@@ -235,8 +235,8 @@ def test_uniform_lengths_differ_by_one_at_most_where_there_is_room():
         uniform_lengths(Lengths((4,), (4,)), 9)
 
 
-def test_a_control_has_as_many_tokens_and_other_lengths(tmp_path, capsys):
-    words = ["search", "toy:colours", "--shots", 2, "--epochs", 3, "--batch-size", 12]
+def test_a_control_has_as_many_tokens_and_other_lengths(photos, tmp_path, capsys):
+    words = ["search", photos, "--shots", 2, "--epochs", 3, "--batch-size", 3]
     words += ["--text-max", 2, "--vision-max", 2, "--control", 2]
     words += ["--out", tmp_path / "lengths.json"]
     assert vlprompt(*words, "--json", "--budget", 5) == 0
