@@ -12,8 +12,9 @@ COMPILE = pip compile pyproject.toml - --generate-hashes --no-annotate --no-head
 demo: .venv/installed
 	$(BIN)/vlprompt demo
 
+# Two processes of one thread each, as on two cores.
 test: .venv/tested lint browser docs
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # Kills, damaged files, a server under load, faults: half an hour on two quiet cores.
 test-hard: .venv/tested
