@@ -5,9 +5,11 @@
     python benchmarks/beyond.py steps
 
 Each row is one training, measured on the task's test examples, and appended to ``--out``; what is there
-is not run again. ``peft`` is its prefix tuning, where that package is installed: on the same model,
-texts padded, with the same head, optimiser, epochs and batches. ``steps`` times one training step on 100
-texts of 20 to 60 tokens, medians of turns: a search, a fixed prefix of equal tokens, and peft's.
+is not run again. ``--split held-out`` measures on at most 300 training and validation examples that the
+few-shot sample leaves, to choose ``--lr`` by. ``peft`` is its prefix tuning, where that package is installed:
+on the same model, texts padded, with the same head, optimiser, epochs and batches. ``steps`` times one
+training step on 100 texts of 20 to 60 tokens, medians of turns: a search, a fixed prefix of equal tokens, and
+peft's.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlprompt import data
-from vlprompt.dataset import Dataset
+from vlprompt.dataset import Dataset, Item
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.estimator.text import classifier_for
@@ -39,32 +42,34 @@ from vlprompt.training.processes import one_thread
 
 SHOTS, LONGEST, SHARE = 16, 6, 1 / 3
 MODELS = {"vision": "toy-vision", "language": "toy-text"}
-TRAINED = {"epochs": 20, "batch_size": 8}
+TRAINED = {"epochs": 20, "batch_size": 8, "optimizer": "adamw"}
+RATES = {"vision": 0.01, "language": 0.01}
 
 
-def settings_of(row: str, layers: int, vision: bool) -> tuple[str, dict[str, Any]]:
+def settings_of(row: str, layers: int, vision: bool, lr: float) -> tuple[str, dict[str, Any]]:
     """The method of a row and its settings; all rows but the linear head have equally many tokens."""
+    trained = TRAINED | {"lr": lr}
     total = round(SHARE * LONGEST * layers)
     even = uniform_lengths(Lengths((), (LONGEST,) * layers), total).vision
     branch = "vision" if vision else "text"
     return {
         "linear": ("linear", {}),
-        "dpl": ("dpl", TRAINED | {"budget": total, f"{branch}_max": LONGEST}),
-        "dpl, found again": ("dpl", TRAINED | {"budget": total, f"{branch}_max": LONGEST, "fresh": True}),
-        "uniform": ("dpl", TRAINED | {f"{branch}_lengths": even}),
-        "vpt": ("vpt", TRAINED | {"vision_lengths": even}),
+        "dpl": ("dpl", trained | {"budget": total, f"{branch}_max": LONGEST}),
+        "dpl, found again": ("dpl", trained | {"budget": total, f"{branch}_max": LONGEST, "fresh": True}),
+        "uniform": ("dpl", trained | {f"{branch}_lengths": even}),
+        "vpt": ("vpt", trained | {"vision_lengths": even}),
     }[row]
 
 
-def run(world: str, row: str, dataset: Dataset, seed: int) -> dict[str, Any]:
+def run(world: str, row: str, dataset: Dataset, seed: int, lr: float) -> dict[str, Any]:
     """One training, measured on the test examples."""
     start, model = time.perf_counter(), MODELS[world]
     if row == "peft":
-        accuracy = peft_accuracy(dataset, seed)
+        accuracy = peft_accuracy(dataset, seed, lr)
         return {"accuracy": accuracy, "seconds": time.perf_counter() - start}
     backbone = load_backbone(model)
     layers = len(backbone.vision_layers or backbone.text_layers)
-    method, settings = settings_of(row, layers, world == "vision")
+    method, settings = settings_of(row, layers, world == "vision", lr)
     classifier = classifier_for(dataset)(method, model, settings, seed=seed, device="cpu")
     classifier.fit_dataset(dataset)
     seconds = time.perf_counter() - start
@@ -101,16 +106,15 @@ class Peft(nn.Module):
         return self.scale * self.features(ids) @ F.normalize(self.head, dim=-1).T
 
 
-def peft_model(total: int, features: Tensor, labels: Tensor, classes: int) -> tuple[Peft, Any]:
-    """The model, and the optimiser that DPL has."""
+def peft_model(total: int, features: Tensor, labels: Tensor, classes: int, lr: float) -> tuple[Peft, Any]:
+    """The model, and the optimiser that the other rows have."""
     model = Peft(Encoder(load_backbone(MODELS["language"])), total)
     model.head = nn.Parameter(class_means(features, labels, classes))
-    dpl = get_method("dpl").Settings()
     moved = [p for p in model.parameters() if p.requires_grad]
-    return model, torch.optim.SGD(moved, dpl.lr, momentum=dpl.momentum, weight_decay=dpl.weight_decay)
+    return model, torch.optim.AdamW(moved, lr, weight_decay=get_method("dpl").Settings().weight_decay)
 
 
-def peft_accuracy(dataset: Dataset, seed: int) -> float:
+def peft_accuracy(dataset: Dataset, seed: int, lr: float) -> float:
     """Test accuracy with the schedule of DPL."""
     from vlprompt.training.options import learning_rates
 
@@ -121,8 +125,8 @@ def peft_accuracy(dataset: Dataset, seed: int) -> float:
     with torch.no_grad():
         features = encoder.encode_input(draw(torch.arange(len(labels))))
     total = round(SHARE * LONGEST * len(encoder.backbone.text_layers))
-    model, optimizer = peft_model(total, features, labels, len(dataset.classnames))
-    for rate in learning_rates(get_method("dpl").Settings().lr, TRAINED["epochs"]):
+    model, optimizer = peft_model(total, features, labels, len(dataset.classnames), lr)
+    for rate in learning_rates(lr, TRAINED["epochs"]):
         optimizer.param_groups[0]["lr"] = rate
         for batch in torch.randperm(len(labels)).split(TRAINED["batch_size"]):
             optimizer.zero_grad()
@@ -151,13 +155,13 @@ def steps(repeats: int = 5) -> dict[str, float]:
     turns: dict[str, Callable[[], None]] = {}
     layers = len(encoder.backbone.text_layers)
     for row in ("dpl", "uniform"):
-        _, settings = settings_of(row, layers, vision=False)
+        _, settings = settings_of(row, layers, False, RATES["language"])
         method = kind(encoder, names, kind.Settings(**settings))
         method.see(features, labels)
         turns[row] = stepped(method, method.objectives()[0].optimizer, Batch(ids, labels))
     if importlib.util.find_spec("peft"):
         total = round(SHARE * LONGEST * layers)
-        model, optimizer = peft_model(total, features, labels, 7)
+        model, optimizer = peft_model(total, features, labels, 7, RATES["language"])
 
         def peft_step() -> None:
             optimizer.zero_grad()
@@ -187,12 +191,21 @@ def stepped(method: Any, optimizer: Any, batch: Batch) -> Callable[[], None]:
     return step
 
 
+def left(pool: Dataset, sample: Dataset, count: int) -> list[Item]:
+    """Some of the training and validation examples that a sample leaves."""
+    taken = {id(item.image) for item in (*sample.train, *sample.val)}
+    others = [item for item in (*pool.train, *pool.val) if id(item.image) not in taken]
+    return random.Random(0).sample(others, min(count, len(others)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("world", choices=["vision", "language", "steps"])
     parser.add_argument("--tasks", default="")
     parser.add_argument("--rows", default="")
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--lr", type=float, help="of all rows but the linear head")
+    parser.add_argument("--split", choices=["test", "held-out"], default="test")
     parser.add_argument("--out", type=Path, default=Path("beyond.jsonl"))
     given = parser.parse_args()
     if given.world == "steps":
@@ -202,15 +215,20 @@ def main() -> None:
     tasks = given.tasks or {"vision": "digits", "language": "stdlib"}[given.world]
     rows = given.rows.split(",") if given.rows else ["linear", "uniform", "dpl"]
     done = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
-    there = {(r["task"], r["row"], r["seed"]) for r in done}
+    lr = given.lr or RATES[given.world]
+    there = {(r["task"], r["row"], r["seed"], r["lr"], r["split"]) for r in done}
     for seed in map(int, given.seeds.split(",")):
         for task in tasks.split(","):
-            sample = data.few_shot(data.load(f"toy:{task}"), SHOTS, seed)
+            pool = data.load(f"toy:{task}")
+            sample = data.few_shot(pool, SHOTS, seed)
+            if given.split == "held-out":
+                sample = replace(sample, test=left(pool, sample, 300))
             for row in rows:
-                if (task, row, seed) in there:
+                if (task, row, seed, lr, given.split) in there:
                     continue
                 with one_thread():
-                    result = {"task": task, "row": row, "seed": seed} | run(given.world, row, sample, seed)
+                    result = {"task": task, "row": row, "seed": seed, "lr": lr, "split": given.split}
+                    result |= run(given.world, row, sample, seed, lr)
                 with given.out.open("a") as file:
                     file.write(json.dumps(result) + "\n")
                 print(result, flush=True)

@@ -9,7 +9,8 @@ never loaded. Trainings that the record file has are not repeated. The page then
 
 * what the best placement by one half of the seeds gains over uniform and over random with the other half;
 * how well seeds agree about placements (mean correlation);
-* which layers want tokens: least squares of the accuracy on the square root of each layer's tokens.
+* which layers want tokens: least squares of the accuracy on the square root of each layer's tokens;
+* ``--prior``: what the placement that the other tasks' layers want gains on a task, and seeds of its own.
 """
 
 from __future__ import annotations
@@ -104,6 +105,22 @@ class Study:
                     if missing:
                         self._train(problem, key, missing)
 
+    def prior(self) -> None:
+        """Train, for each task, the placement that the layers of the other tasks want."""
+        found = cells(self.records())
+        for cell in found:
+            others = [c for c in found if (c.backbone, c.total) == (cell.backbone, cell.total) and c != cell]
+            seeds = [s for s in self.seeds if s in cell.seeds]
+            if not others or "prior" in cell.names or cell.task not in self.tasks:
+                continue
+            problem = Problem(Encoder(load_backbone(cell.backbone)), held_out(cell.task))
+            longest = Lengths(*((LONGEST,) * layers for layers in problem.layers))
+            placed = wanted_lengths(np.mean([c.wants() for c in others], 0), longest, cell.total)
+            for seed in seeds:
+                key = {"backbone": cell.backbone, "task": cell.task, "total": cell.total, "seed": seed}
+                key |= {"steps": self.recipe.steps, "lr": self.recipe.lr}
+                self._train(problem, key, {"prior": placed})
+
     def _train(self, problem: Problem, key: Record, wanted: dict[str, Lengths]) -> None:
         start = time.perf_counter()
         fleet = Fleet(problem, open_gates(wanted.values()), [key["seed"]] * len(wanted), self.recipe)
@@ -120,6 +137,16 @@ class Study:
     def records(self) -> list[Record]:
         """All that the file has."""
         return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+
+
+def wanted_lengths(wants: np.ndarray, longest: Lengths, total: int) -> Lengths:
+    """The placement of ``total`` tokens that maximises sum_l wants_l sqrt(n_l): token by token."""
+    room = np.array([*longest.text, *longest.vision])
+    counts = np.zeros_like(room)
+    for _ in range(total):
+        gain = np.where(counts < room, wants * (np.sqrt(counts + 1) - np.sqrt(counts)), -np.inf)
+        counts[gain.argmax()] += 1
+    return Lengths(tuple(counts[: len(longest.text)].tolist()), tuple(counts[len(longest.text) :].tolist()))
 
 
 def held_out(task: str) -> Any:
@@ -142,6 +169,7 @@ class Cell:
     lengths: np.ndarray
     """(P, L)"""
     accuracy: np.ndarray
+    seeds: list[int]
 
     @property
     def drawn(self) -> np.ndarray:
@@ -193,7 +221,7 @@ def cells(records: Sequence[Record]) -> list[Cell]:
         lengths = np.array([[*r["text"], *r["vision"]] for r in first])
         accuracy = np.array([[by[n, s]["accuracy"] for s in seeds] for n in names])
         if len(seeds) > 1 and "uniform" in names:
-            found.append(Cell(backbone, task, total, names, lengths, accuracy))
+            found.append(Cell(backbone, task, total, names, lengths, accuracy, seeds))
     return found
 
 
@@ -205,7 +233,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 HEAD = ["backbone", "tokens", "task", "random: mean (range)", "uniform", "first layers", "last layers"]
-HEAD += ["text alone", "vision alone", "best - uniform", "best - random", "agreement"]
+HEAD += ["text alone", "vision alone", "prior", "best - uniform", "best - random", "agreement"]
 
 
 def rows(found: Sequence[Cell]) -> list[list[str]]:
@@ -216,14 +244,14 @@ def rows(found: Sequence[Cell]) -> list[list[str]]:
         for cell in same:
             drawn = cell.accuracy[cell.drawn].mean(1)
             gains = np.mean(cell.gains(), 0)
-            named = [f"{cell.mean(name):.1f}" for name in ("uniform", *HEAD[5:9])]
+            named = [f"{cell.mean(name):.1f}" for name in ("uniform", *HEAD[5:10])]
             random_ones = f"{drawn.mean():.1f} ({drawn.min():.1f} to {drawn.max():.1f})"
             lines.append([backbone, str(total), cell.task, random_ones, *named])
             lines[-1] += [f"{gains[0]:+.1f}", f"{gains[1]:+.1f}", f"{cell.agreement():.2f}"]
         over = list(zip(*(gain for cell in same for gain in cell.gains()), strict=True))
         agreement = f"{np.mean([cell.agreement() for cell in same]):.2f}"
         lines.append(
-            [backbone, str(total), "mean", *[""] * 6, interval(over[0]), interval(over[1]), agreement]
+            [backbone, str(total), "mean", *[""] * 7, interval(over[0]), interval(over[1]), agreement]
         )
     return lines
 
@@ -266,6 +294,7 @@ def main() -> None:
     parser.add_argument("--shares", default="1/6,1/3,1/2")
     parser.add_argument("--placements", type=int, default=30)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--prior", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/search_study.jsonl"))
     a = parser.parse_args()
@@ -281,6 +310,8 @@ def main() -> None:
         a.out,
     )
     study.run()
+    if a.prior:
+        study.prior()
     found = cells(study.records())
     for row in [HEAD, *rows(found)]:
         print("| " + " | ".join(row) + " |")

@@ -166,6 +166,44 @@ def test_features_are_shifted_by_what_a_name_differs_in_from_the_trained_ones(en
     torch.testing.assert_close(method.class_features(), moved)  # the centre stays that of the trained classes
 
 
+def test_a_new_class_keeps_its_hand_crafted_prompts_and_gets_what_trained_names_explain(encoder, images):
+    method = make(encoder, images, doubt=0.5).eval()
+    torch.nn.init.normal_(method.feature_shift, std=0.1)
+    centre = method.handcrafted.mean(0)
+    names = method.handcrafted - centre  # (3, E)
+    before = method.predicting_features()
+    method.transfer(("black cross", "blue star"))
+    new = method.handcrafted[0] - centre
+    ridge = 0.5 * names.square().sum(-1).mean() * torch.eye(3)
+    fitted = torch.linalg.solve(names @ names.T + ridge, names @ new) @ names  # ridge regression, (E,)
+    share = fitted @ new / (new @ new)
+    assert 0.02 < share < 0.98
+    expected = F.normalize(method.handcrafted[0] + share * new @ method.feature_shift, dim=-1)
+    torch.testing.assert_close(method.predicting_features()[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(method.predicting_features()[1], before[1])  # blue star was trained
+    method.transfer(NAMES)
+    torch.testing.assert_close(method.predicting_features(), before)
+
+
+def test_a_name_that_trained_names_say_nothing_of_stays_as_zero_shot_clip_has_it(encoder, images):
+    method = make(encoder, images).eval()
+    torch.nn.init.normal_(method.feature_shift, std=0.1)
+    names = method.handcrafted - method.centre
+    method.transfer(("black cross", "blue star"))
+    basis = torch.linalg.qr(names[:2].T).Q  # the three sum to nothing, so two span them
+    new = method.handcrafted[0] - method.centre
+    method.handcrafted[0] = method.centre + new - basis @ (basis.T @ new)
+    kept = F.normalize(method.handcrafted, dim=-1)
+    torch.testing.assert_close(method.predicting_features()[0], kept[0], rtol=0, atol=1e-5)
+
+
+def test_without_doubt_a_new_class_is_predicted_as_a_trained_one(encoder, images):
+    method = make(encoder, images, doubt=0.0, view_mix=1.0).eval()
+    torch.nn.init.normal_(method.feature_shift, std=0.1)
+    method.transfer(("black cross", "blue star"))
+    torch.testing.assert_close(method.predicting_features(), method.class_features())
+
+
 def test_a_large_shift_costs(encoder, images):
     method = make(encoder, images, mutual_information=0.0, shift_decay=0.5)
     torch.nn.init.normal_(method.feature_shift)

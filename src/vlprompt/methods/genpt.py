@@ -113,6 +113,9 @@ class Settings(Added, coop.Settings):
     or the context of every class, or nothing"""
     shift_decay: Weight = 0.03
     """weight of the squared size of the shift of features"""
+    doubt: Weight = 0.3
+    """how little of the shift a class without images gets where its name shares little with the trained ones;
+    0 predicts it as if it had been trained"""
     text_share: Share = 0.8
     """part of the classes whose context is in training shifted from their text, as without images"""
 
@@ -125,8 +128,8 @@ class Settings(Added, coop.Settings):
 class GenPT(TwoViews, CoOp):
     """GenPT: w_s[k] = normalise(t_k + M^T (w_h[k] - mean_j w_h[j])), with t_k the text of a learned context.
 
-    M (E, E) is fitted to the images of the trained classes, j runs over these, and a class without images is
-    shifted by what its name has in common with theirs.
+    M (E, E) is fitted to the images of the trained classes, j runs over these. A class without images keeps
+    its hand-crafted prompts, shifted by what its name has in common with theirs.
     """
 
     name, title, paper, year = "genpt", "GenPT", "2410.03189", 2024
@@ -145,7 +148,7 @@ class GenPT(TwoViews, CoOp):
     def see(self, features: Tensor, labels: Tensor) -> None:
         """What the shift needs to know of the trained classes: features (N, E), labels (N,)."""
         if self.settings.augmentation == "feature":
-            self.centre.copy_(self.handcrafted.mean(0))
+            self._keep_names()
         if self.settings.augmentation == "context":
             self._keep_images(features, labels)
 
@@ -154,19 +157,34 @@ class GenPT(TwoViews, CoOp):
         old = dict(zip(self.classnames, range(len(self.classnames)), strict=True))
         changed = tuple(classnames) != self.classnames
         super().set_classes(classnames)
+        before = [old.get(name, -1) for name in self.classnames] if changed else []
+        if self.settings.augmentation == "feature" and changed:
+            stays = [float(self.trained[i]) if i >= 0 else 0.0 for i in before]
+            self.trained.data = torch.tensor(stays, device=self.trained.device)
         if self.settings.augmentation == "context" and changed:
-            known = [old.get(name, -1) for name in self.classnames]
             from_text = self.from_text()
-            rows = [self.seen[i] if i >= 0 else from_text[k] for k, i in enumerate(known)]
+            rows = [self.seen[i] if i >= 0 else from_text[k] for k, i in enumerate(before)]
             self.seen.data = torch.stack(rows)
 
     # The shift of class features.
 
     def _build_feature_shift(self) -> None:
-        """The map M (E, E), zero, and the mean class feature (E,) of the trained classes."""
+        """The map M (E, E), zero; of the trained classes the mean feature (E,), the map (E, E) to what their
+        names explain of a name, and which (K,) they are."""
         width, device = self.encoder.backbone.joint_width, self.encoder.backbone.device
         self.feature_shift = nn.Parameter(torch.zeros(width, width, device=device))
         self.centre = nn.Parameter(torch.zeros(width, device=device), requires_grad=False)
+        self.explains = nn.Parameter(torch.zeros(width, width, device=device), requires_grad=False)
+        self.trained = nn.Parameter(torch.ones(len(self.classnames), device=device), requires_grad=False)
+
+    def _keep_names(self) -> None:
+        """Ridge regression of a name on those of the trained classes D (K, E): C (C + r I)^-1, C = D^T D."""
+        self.centre.copy_(self.handcrafted.mean(0))
+        apart = (self.handcrafted - self.centre).double()  # (K, E)
+        together, ridge = apart.mT @ apart, self.settings.doubt * apart.square().sum(-1).mean()
+        if ridge > 0:
+            damped = together + ridge * torch.eye(len(together), device=apart.device)
+            self.explains.copy_(torch.linalg.solve(damped, together))
 
     def class_features(self) -> Tensor:
         """(K, E), L2-normalised, shifted where features are."""
@@ -181,17 +199,27 @@ class GenPT(TwoViews, CoOp):
         assert text is not None
         return info_nce(text, self.handcrafted, tau)
 
-    def shifted(self, features: Tensor) -> Tensor:
-        """Class features (K, E) with what the images of the trained classes say of each class."""
+    def shifted(self, features: Tensor, share: Tensor | float = 1.0) -> Tensor:
+        """Class features (K, E) with what the trained classes' images say, or a share (K, 1) of it."""
         if self.settings.augmentation != "feature":
             return features
         shift = (self.handcrafted - self.centre) @ self.feature_shift  # (K, E)
-        return F.normalize(features + shift, dim=-1)
+        return F.normalize(features + share * shift, dim=-1)
 
     def predicting_features(self) -> Tensor:
-        """normalise(beta * t + (1 - beta) * w_h), (K, E), shifted where features are."""
+        """normalise(beta * t + (1 - beta) * w_h), (K, E); w_h for new ones where features are shifted."""
         beta, text = self.settings.view_mix, super().class_features()
-        return self.shifted(F.normalize(beta * text + (1 - beta) * self.handcrafted, dim=-1))
+        if self.settings.augmentation != "feature" or not self.settings.doubt:
+            return self.shifted(F.normalize(beta * text + (1 - beta) * self.handcrafted, dim=-1))
+        beta = beta * self.trained[:, None]  # (K, 1)
+        both = F.normalize(beta * text + (1 - beta) * self.handcrafted, dim=-1)
+        return self.shifted(both, self.explained())
+
+    def explained(self) -> Tensor:
+        """Share (K, 1) of each name that the trained classes' names explain; 1 for these."""
+        apart = self.handcrafted - self.centre  # (K, E)
+        share = (apart @ self.explains * apart).sum(-1) / apart.square().sum(-1).clamp(min=1e-12)
+        return torch.where(self.trained > 0, 1.0, share)[:, None]
 
     def terms(self, outputs: Outputs) -> Losses:
         """The views' information, and decay * |M|^2."""
