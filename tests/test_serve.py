@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import uvicorn
 from PIL import Image
 from playwright.sync_api import Page, expect
 from serve_load import put_under_load, running
@@ -29,6 +30,7 @@ from browser import new_page, open_browser, watch  # noqa: F401
 from vlprompt.cli.serve import serve
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
+from vlprompt.server import connections
 from vlprompt.server.deadlines import Deadlines
 from vlprompt.server.http import make_api
 from vlprompt.server.listen import need_extra, open_port
@@ -336,6 +338,32 @@ def test_a_connection_may_send_its_next_request_late(address):
         time.sleep(wait)
         assert connection.sock is socket_before
     connection.close()
+
+
+def test_a_connection_stays_for_a_while_after_a_slow_answer(monkeypatch):
+    """However long that took: the next request must meet no connection that is being closed."""
+
+    async def slow(_scope, _receive, send):
+        await asyncio.sleep(0.9)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    monkeypatch.setattr(connections, "HEADER_TIME", 0.5)
+    server = uvicorn.Server(uvicorn.Config(slow, http=connections.Protocol, lifespan="off"))
+    opened = open_port("127.0.0.1", 0)
+    opened.listen()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+    thread.start()
+    connection = http.client.HTTPConnection(*opened.getsockname(), timeout=30)
+    try:
+        for _ in range(2):
+            connection.request("GET", "/")
+            assert connection.getresponse().read() == b"ok"
+            time.sleep(0.3)
+    finally:
+        connection.close()
+        server.should_exit = True
+        thread.join()
 
 
 def test_a_server_that_is_stopped_waits_for_no_half_sent_body(folder):

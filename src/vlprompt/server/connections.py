@@ -11,7 +11,10 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HEADER_TIME = 5.0
-"""Seconds in which a connection must have begun a request; then in which the next must begin."""
+"""Seconds in which a connection must have begun a request."""
+IDLE_TIME = 10.0
+"""Seconds in which the next must have begun: clients keep their connections for 5, and must be the first to
+close them, or a request meets one that is being closed."""
 
 
 class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
@@ -22,19 +25,20 @@ class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Begin to look."""
+        """Wait for the first request."""
         super().connection_made(transport)
-        self._look_again()
-
-    def _look_again(self) -> None:
         self._looking = self.loop.call_later(HEADER_TIME, self._look, self.cycle)
 
+    def on_response_complete(self) -> None:
+        """Wait for the next, which may have come already."""
+        self._looking.cancel()
+        self._looking = self.loop.call_later(IDLE_TIME, self._look, self.cycle)
+        super().on_response_complete()
+
     def _look(self, before: Any) -> None:
-        """Close what has begun no request since the last look, and is not at work on one."""
-        if self.cycle is before and (before is None or before.response_complete):
+        """Close what has begun no request since."""
+        if self.cycle is before:
             self.transport.close()
-        else:
-            self._look_again()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Look no more."""

@@ -58,7 +58,7 @@ def run(
     """
     import uvicorn
 
-    from vlprompt.server.connections import Protocol, Server
+    from vlprompt.server.connections import IDLE_TIME, Protocol, Server
 
     config = uvicorn.Config(
         app,
@@ -66,6 +66,7 @@ def run(
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=int(IDLE_TIME),
         timeout_graceful_shutdown=grace,
     )
     for number in (signal.SIGINT, signal.SIGTERM):
