@@ -369,6 +369,7 @@ TABLE = [
     Row("bench --out new --protocols nowhere", "unknown protocol 'nowhere'"),
     Row("bench --out new --suite benchmark", "give --root"),
     Row(BENCH + "--set epochs=1", "METHOD.NAME=VALUE"),
+    Row(BENCH + "--set coop.n_ctx=90", "90 context tokens"),
     Row(BENCH + "--set coop.speed=1", "has no setting 'speed'"),
     Row(BENCH + "--set coop.epochs=x", "'x' is no int"),
     Row(BENCH + "--set coop.epochs=-1", "epochs -1"),
@@ -421,7 +422,7 @@ TABLE = [
     Row("report results.jsonl --out text.png", "was not made by vlprompt"),
     Row("report results.jsonl --out text.png/x.html", "cannot be written"),
     Row("report results.jsonl --out new.html --tables text.png", "cannot be written"),
-    recorded("record 1", key=1),
+    recorded("is no record", key=1),
     *(recorded("record 1", **{key: MISSING}) for key in RECORD if key not in ("key", "run")),
     *(recorded("record 1", **{f"run_{key}": MISSING}) for key in RUN),
     *(recorded("record 1", **{key: ["x"]}) for key in RECORD if key != "key"),
@@ -429,6 +430,7 @@ TABLE = [
     recorded("unknown protocol", run_protocol="x"),
     recorded("metrics.test: 'accuracy' is missing", metrics={"test": {}}),
     Row("report results.jsonl --out new.html", "is no record", {"results.jsonl": "[]\n"}),
+    Row("report results.jsonl --out new.html", "is no record", {"results.jsonl": '{"key": []}\n'}),
     Row("report results.jsonl --out new.html", "is no record", {"results.jsonl": "[" * 100_000 + "\n"}),
     Row(
         "report results.jsonl --out new.html", "is no record", {"results.jsonl": '{"key": "a", "x": 1e400}\n'}
@@ -511,6 +513,7 @@ TABLE = [
     damaged("classnames abc", classnames="abc"),
     damaged("classnames[0] 1", classnames=[1, 2, 3]),
     damaged("a class without a name", classnames=["a", "b", ""], labels=["a", "b", ""]),
+    damaged("half a character", classnames=["a", "b", "\ud800"], labels=["a", "b", "c"]),
     damaged("options", options={"seed": 1, "verbose": True}),
     damaged("seed 1", options=OPTIONS | {"seed": "1"}),
     damaged("int1", options=OPTIONS | {"precision": "int1"}),

@@ -120,6 +120,7 @@ def test_where_and_by_what_a_run_is_computed_belongs_to_it():
 
 def test_the_command_of_a_run_makes_that_run(tmp_path, capsys):
     changes = ["coop.position=front", "coop.class_specific=True", "dpl+kgcoop.text_lengths=4,0,1,2"]
+    changes += ["dpl+kgcoop.vision_lengths=0,0,0,1"]
     plan = make_plan(choice(methods=["coop", "dpl+kgcoop"], changes=changes), [], 1)
     for index, cell in enumerate(plan.cells):
         out = tmp_path / str(index)
@@ -163,6 +164,11 @@ def test_changes(change, value):
         ({"seeds": [1, -1]}, "seed -1"),
         ({"methods": ["coop"], "changes": ["coop.lr=-1"]}, "lr -1"),
         ({"suite": "benchmark", "datasets": ["dtd"]}, "give --root"),
+        ({"methods": ["coop"], "changes": ["coop.n_ctx=90"]}, "'coop' with its --set: 90 context tokens"),
+        (
+            {"methods": ["coop"], "changes": ["coop.n_ctx=90"], "protocols": ["base-to-new"]},
+            "the backbone has 77 positions",
+        ),
     ],
 )
 def test_errors(changes, message):
@@ -175,9 +181,9 @@ def test_errors(changes, message):
 
 SCENARIO = [
     *("--methods", "zeroshot,coop", "--datasets", "fonts", "--shots", "1", "--seeds", "1,2"),
-    *("--set", "coop.n_ctx=400", "--workers", "2"),
+    *("--set", "coop.n_ctx=73", "--workers", "2"),
 ]
-"""Two runs that succeed and two that cannot: no backbone has 400 positions."""
+"""Two runs that succeed and two that cannot: these class names are longer than the plan's."""
 
 
 def wait_for(what, seconds: float = 300.0):
@@ -240,7 +246,7 @@ def test_killed_benchmark_goes_on_and_failing_runs_do_not_stop_it(tmp_path, caps
     failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
     assert len(failed) == 2
     assert all(
-        "coop on fonts, few-shot, 1 shots, seed" in line and "400 context tokens" in line for line in failed
+        "coop on fonts, few-shot, 1 shots, seed" in line and "73 context tokens" in line for line in failed
     )
     (same,) = [record for record in records if record["key"] == alone["key"]]
     assert same["metrics"] == alone["metrics"]
@@ -251,7 +257,7 @@ def test_ray_cluster_of_which_a_worker_is_killed(alone, monkeypatch):
     from vlprompt.benchmark.cluster import run_on_cluster
 
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 comes to a halt where others work
-    options = {"datasets": ["fonts"], "methods": ["zeroshot", "coop"], "changes": ["coop.n_ctx=400"]}
+    options = {"datasets": ["fonts"], "methods": ["zeroshot", "coop"], "changes": ["coop.n_ctx=73"]}
     cells = make_plan(choice(**options), [], 1).cells
     with ThreadPoolExecutor(1) as aside:
         killed = aside.submit(kill_first, "ray::attempt")  # the process that runs a cell right now

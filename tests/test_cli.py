@@ -368,7 +368,7 @@ def test_no_cluster_there_is_said_at_once(tmp_path, capsys):
         capsys.readouterr()
         assert vlprompt(*words, "--cluster", address) == 2
         assert f"no Ray cluster at '{address}'" in capsys.readouterr().err
-        assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 30 and not (tmp_path / "x").exists()
 
 
 def test_a_present_folder_that_is_gone(tmp_path, capsys, monkeypatch):

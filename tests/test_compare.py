@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -125,3 +126,12 @@ def test_what_learns_the_least_within_one_standard_error_is_taken():
     assert ranked[0].error == pytest.approx(4 / np.sqrt(3))
     assert to_take(ranked).results[0].method == "linear" and "take that" in verdict(ranked)
     assert to_take(ranked[::2]).results[0].method == "coop"
+
+
+def test_what_is_odd_about_the_images_is_said_once(tmp_path, capfd):
+    """By the command, not again where it reads them anew and by each of its workers."""
+    photos = write_photos(tmp_path / "photos")
+    shutil.copy(photos / "green" / "0.png", photos / "green" / "7.png")
+    words = ("--methods", "zeroshot", "--seeds", 1, 2, "--shots", 2, "--workers", 2)
+    assert vlprompt("compare", photos, *words, "--out", tmp_path / "out") == 0
+    assert capfd.readouterr().err.count("are there more than once") == 1

@@ -168,6 +168,18 @@ def no_library_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def said_before() -> Iterator[None]:
+    """No warnings inside, where what is read again was warned of when it was read first."""
+    log = logging.getLogger("vlprompt")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def quiet_libraries() -> None:
     """None of the libraries' own bars and notices, warnings in a line; also in processes started later.
 

@@ -21,6 +21,7 @@ LOCAL = "local"
 def run_on_cluster(cells: Sequence[Cell], address: str, workers: int = 0) -> Generator[Outcome]:
     """Outcomes of all cells as they come; a run whose process or machine dies is started again.
 
+    It is connected when this returns, so that a caller need not begin anything without a cluster.
     Every machine needs this package, and the images and models under the same paths.
 
     Args:
@@ -30,7 +31,10 @@ def run_on_cluster(cells: Sequence[Cell], address: str, workers: int = 0) -> Gen
     Raises:
         UserError: Ray is not installed, or no cluster answers.
     """
-    ray = _connect(address, workers)
+    return _outcomes(_connect(address, workers), cells)
+
+
+def _outcomes(ray: Any, cells: Sequence[Cell]) -> Generator[Outcome]:
     try:
         gpus = 1 if cells[0].device == "cuda" else 0
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES - 1)(attempt)

@@ -21,6 +21,7 @@ from vlprompt.engine.encoder import Encoder
 from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
+from vlprompt.progress import said_before
 from vlprompt.training.frozen import image_features, view_features
 from vlprompt.typed import Views, checked
 
@@ -103,7 +104,8 @@ def encode_once(plan: Plan) -> None:
                 return
             kinds[cell.method] = needs(get_method(cell.method, files=True), settings_of(cell), encoder)
     runs = {(c.seed, c.views): c for c in plan.missing if kinds[c.method] != "pixels"}
-    dataset = data.load(plan.missing[0].dataset, plan.missing[0].root)
+    with said_before():
+        dataset = data.load(plan.missing[0].dataset, plan.missing[0].root)
     for cell in runs.values():
         sample = data.few_shot(dataset, cell.shots, cell.seed)
         # Zero-shot, for it computes in the precision that all others find, too.

@@ -36,6 +36,8 @@ from vlprompt.typed import Between, checked
 
 SHARES = {"pixels": 1.0, "features": 0.15, "nothing": 0.05}
 """Rough time of a run by what its training needs, as a share of the suite's."""
+SHORT = ("a", "b", "c")
+"""Class names to try a method with: what has no room for these has none for any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ def make_plan(choice: Choice, records: Sequence[Mapping[str, Any]], workers: int
     """The runs of a choice, those that are missing from records, and how long these will take.
 
     Raises:
-        UserError: unknown names or settings, no such model, no root.
+        UserError: unknown names or settings, no such model, no root; a change that no run could be done with.
     """
     _check(choice)
     encoder = Encoder(load_backbone(choice.model))
@@ -94,7 +96,7 @@ def make_plan(choice: Choice, records: Sequence[Mapping[str, Any]], workers: int
     for protocol in dict.fromkeys(choice.protocols):
         for method in dict.fromkeys(choice.methods):
             made = list(_cells(choice, protocol, method, changes.get(method, {}), encoder))
-            problem = _refusal(made[0], encoder) if made else ""
+            problem = _refusal(made[0], encoder, changed=method in changes) if made else ""
             if problem:
                 left_out.append(f"{method} is left out of {protocol}: {problem}")
             else:
@@ -196,7 +198,7 @@ def _command(cell: Cell, changes: Changes) -> str:
 def needs(kind: type[Method], settings: Any, encoder: Encoder) -> Literal["nothing", "features", "pixels"]:
     """What the steps of a method's training need; what cannot be built will say so when it is run."""
     try:
-        method = kind(encoder, ("cat", "dog"), settings)
+        method = kind(encoder, SHORT[:2], settings)
     except UserError:
         return "nothing"
     return "nothing" if not method.trains else "pixels" if method.has_visual_prompts else "features"
@@ -208,15 +210,24 @@ def settings_of(cell: Cell) -> Any:
     return kind.settings_for(cell.shots, **kind.preset(cell.preset) | cell.settings)
 
 
-def _refusal(cell: Cell, encoder: Encoder) -> str:
-    """Why a method cannot be trained so, or not classify into classes that are new to it; "" where it can."""
+def _refusal(cell: Cell, encoder: Encoder, *, changed: bool) -> str:
+    """Why a method cannot be trained so, or not classify into classes that are new to it; "" where it can.
+
+    Raises:
+        UserError: it cannot be made with settings that the user changed.
+    """
     kind, settings = get_method(cell.method, files=True), settings_of(cell)
+    new = cell.protocol in NEW_CLASSES and not (kind.transductive and cell.protocol == "base-to-new")
     try:
         check_required(kind, settings)
-        if cell.protocol not in NEW_CLASSES or (kind.transductive and cell.protocol == "base-to-new"):
-            return ""
-        method = kind(encoder, ("cat", "dog"), settings)
-        method.transfer(("car", "plane", "ship"))
+        method = kind(encoder, SHORT[:2], settings) if new or changed else None
+    except UserError as error:
+        if changed:
+            raise UserError(f"method '{cell.method}' with its --set: {error}") from error
+        return str(error)
+    try:
+        if new and method:
+            method.transfer(SHORT)
     except UserError as error:
         return str(error)
     return ""

@@ -29,6 +29,7 @@ from vlprompt.errors import UserError
 from vlprompt.estimator.classifier import PromptClassifier
 from vlprompt.methods import get_method
 from vlprompt.methods.base import Method
+from vlprompt.progress import said_before
 from vlprompt.training.inputs import Augment
 from vlprompt.training.processes import one_thread
 
@@ -136,8 +137,11 @@ def run_cell(cell: Cell) -> Record:
         raise UserError(f"method file '{cell.method}' is another here than where the run was planned")
     if cell.torch != TORCH:
         raise UserError(f"torch is {TORCH} here, {cell.torch} where the run was planned: {SAME}")
-    if cell.images and dataset_digest(_load(cell.dataset, cell.root)) != cell.images:
-        raise UserError(f"the images of '{cell.dataset}' changed meanwhile: give the same command again")
+    if cell.images:
+        with said_before():  # by who planned it
+            own = dataset_digest(_load(cell.dataset, cell.root))
+        if own != cell.images:
+            raise UserError(f"the images of '{cell.dataset}' changed meanwhile: give the same command again")
     with one_thread():
         start = time.perf_counter()
         classifier, metrics = PROTOCOLS[cell.protocol](cell)

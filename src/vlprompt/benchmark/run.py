@@ -20,16 +20,20 @@ from vlprompt.reports.stats import duration
 def run_plan(plan: Plan, store: Store, workers: int, cluster: str = "") -> list[Cell]:
     """Run what is missing, each record stored as it comes; cells that failed are named and returned.
 
+    The store is made once nothing but the runs themselves can fail.
+
     Raises:
         UserError: no such cluster; the results cannot be written.
     """
     if not plan.missing:
         return []
+    outcomes = _outcomes(plan.missing, workers, cluster)
+    store.open()
     if plan.missing[0].images:
         encode_once(plan)
     failed: list[Cell] = []
     total, start = len(plan.missing), time.monotonic()
-    with bar("bench", total) as progress, closing(_outcomes(plan.missing, workers, cluster)) as outcomes:
+    with bar("bench", total) as progress, closing(outcomes):
         task = progress.task_ids[0]
         for count, outcome in enumerate(outcomes, 1):
             if outcome.record is None:

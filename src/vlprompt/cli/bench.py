@@ -171,8 +171,9 @@ def run_choice(
         if json:
             show(_counts(planned) | {"seconds": round(planned.seconds)}, True)
         return None
+    if not planned.cells:
+        raise UserError(f"no run can be done: {'; '.join(planned.left_out)}")
     _ask(planned, yes)
-    store.open()
     return Done(planned, store, run_plan(planned, store, workers, cluster), report)
 
 
