@@ -27,6 +27,17 @@ def test_a_stopped_fit_ends_soon_with_one_line(tmp_path, number, code):
     assert last == "vlprompt: stopped; the same command goes on where it was"
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_that_other_code_makes_an_error_of(tmp_path, number, code):
+    """As libraries in C and Rust do in the middle of reading a file."""
+    raised = f"os.kill(os.getpid(), {number:d})\n    time.sleep(60)"
+    caught = "except KeyboardInterrupt:\n    raise ValueError('damaged')"
+    (tmp_path / "own.py").write_text(f"import os, time\ntry:\n    {raised}\n{caught}\n")
+    process = start("fit", write_photos(tmp_path / "photos"), "--method", tmp_path / "own.py")
+    assert process.communicate(timeout=60)[1] == "vlprompt: stopped; the same command goes on where it was\n"
+    assert process.returncode == code
+
+
 @pytest.mark.parametrize(("target", "code"), [("| true", 0), ("> /dev/full", 2)])
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at the end", "at once"])
 def test_output_that_nobody_takes(target, code, unbuffered, tmp_path):

@@ -47,7 +47,9 @@ QUIET = "--quiet"
 
 def run() -> None:
     """The command as a process of its own."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) == usual:  # not where it is to be ignored, as after nohup
+            signal.signal(number, _stop)
     try:
         try:
             code = main()
@@ -68,12 +70,14 @@ def run() -> None:
         gc.freeze()  # the end need not look through all that imports made
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, which cleans up as Ctrl-C does."""
+_told: list[int] = []
+"""Signals that told this process to stop. Libraries in C make other errors of the interrupt that follows."""
 
 
-def _terminate(*_: object) -> None:
-    raise _TerminatedError
+def _stop(number: int, _: object) -> None:
+    """SIGTERM cleans up as Ctrl-C does."""
+    _told.append(number)
+    raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,13 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check_present_folder()
         _run(words[0], words[1:])
+        return 0
+    except KeyboardInterrupt:
+        pass
     except UserError as error:
-        print(f"vlprompt: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print("vlprompt: stopped; the same command goes on where it was", file=sys.stderr)
-        return 143 if isinstance(stop, _TerminatedError) else 130
-    return 0
+        if not _told:
+            print(f"vlprompt: {error}", file=sys.stderr)
+            return 2
+    except Exception:
+        if not _told:
+            raise
+    print("vlprompt: stopped; the same command goes on where it was", file=sys.stderr)
+    return 143 if signal.SIGTERM in _told else 130
 
 
 def _run(name: str, argv: Sequence[str]) -> None:
