@@ -260,3 +260,16 @@ def test_every_command_tries_its_targets_before_any_work(command, tuned, results
             place.unlink()
     left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {"file"}
+
+
+def test_what_a_killed_process_left_is_not_taken_over(tmp_path):
+    """Such as the files that safetensors writes first, under names of their own; checkpoints are."""
+    for kept, expected in (("", ["new"]), ("old/*", ["new", "old"])):
+        beside = folder_beside(tmp_path / "out", "thing")
+        (beside / ".tmpXYZ").write_text("")
+        (beside / "old").mkdir()
+        (beside / "old" / "file").write_text("")
+        with whole_folder(tmp_path / "out", "thing", kept) as beside:
+            (beside / "new").write_text("")
+        names = [path.name for path in (tmp_path / "out").iterdir() if path.name[0] != "."]
+        assert sorted(names) == expected and (tmp_path / "out" / ".tmpXYZ").exists() == bool(kept)

@@ -153,6 +153,12 @@ def whole_folder(target: Path, what: str, kept: str = "", force: bool = False) -
     beside, old = _around(target)
     new = not os.path.exists(beside)
     folder_beside(target, what, force)
+    if not kept:  # what a killed process left is of no use, and need not have a name that is written over
+        for left in beside.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            elif left.name != LISTED:
+                left.unlink()
     try:
         yield beside
         _list(beside, what)

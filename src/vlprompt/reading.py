@@ -44,13 +44,19 @@ def parse_json(text: str | bytes, hint: Any = Any, place: str = "the file") -> A
     """JSON as a value of a type; see :func:`vlprompt.typed.checked`.
 
     Raises:
-        ValueError: no JSON, nested too deeply, numbers that are none.
+        ValueError: no JSON, nested too deeply, numbers that are none, half characters.
         UserError: of another type.
     """
     try:
-        return checked(json.loads(text, parse_constant=_finite, parse_float=_finite), hint, place)
+        text = text if isinstance(text, str) else text.decode()
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        if r"\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # \ud800 alone could not be written again
+        return checked(value, hint, place)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half a character of UTF-16") from error
 
 
 def parse_yaml(text: str) -> Any:

@@ -26,8 +26,10 @@ from vlprompt.cli import main as cli
 torch.set_num_threads(1)  # a pool of threads would not live on in a fork
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 FORK = multiprocessing.get_context("fork")
-TIMES = re.compile(r"\d+(\.\d+)? (ms|s|min|h)\b")
-"""What a page says about how long something took."""
+TIMES = re.compile(r"\d+(\.\d+)? (ms|s|min|h)\b|\d{4}-\d\d-\d\dT[\d:+]+")
+"""What a page says about when something was done and how long it took."""
+DRAWN = re.compile(r"(?s)<svg.*?</svg>|<details><summary>Time of training and testing.*?</details>")
+"""Plots, and the table of times, whose best is marked."""
 
 
 class Command:
@@ -91,7 +93,7 @@ def timeless(file: Path) -> Any:
     if file.suffix == ".jsonl":
         return sorted(map(_without_times, map(json.loads, file.read_text().splitlines())), key=str)
     if file.suffix in (".html", ".md"):
-        return re.sub(r"(?s)<svg.*?</svg>", "", TIMES.sub("", file.read_text()))
+        return DRAWN.sub("", TIMES.sub("", file.read_text()))
     if file.name == "history.json":
         return _without_times(json.loads(file.read_text()))
     return file.read_bytes()

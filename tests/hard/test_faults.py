@@ -127,6 +127,26 @@ def test_a_full_disk(words, tmp_path):
         assert content(out) == expected
 
 
+def test_a_benchmark_on_a_full_disk(tmp_path):
+    """No room for a record, then none for the page: what is recorded stays, and with room it goes on."""
+    choice = ("--methods", "zeroshot,linear", "--datasets", "shapes", "--seeds", 1, "--shots", 1)
+    with disk(tmp_path / "disk", 64_000) as out:
+        words = ("bench", "--out", out, "--workers", 1, *choice)
+        assert Command(*words, said=tmp_path / "said").end() == 0
+        expected = content(out)
+        wipe(out)
+        (out / "mine.txt").write_text("mine")
+        for size, recorded in ((4, 0), (8, 2), (64_000, 2)):
+            resized(out, f"size={size}k")
+            command = Command(*words, said=tmp_path / "said")
+            assert command.end() == (0 if size == 64_000 else 2), command.lines()
+            if size < 64_000:
+                assert UNWRITABLE[0] in one_line(command) and not list(out.glob("report*"))
+            assert len((out / "results.jsonl").read_text().splitlines()) == recorded
+        (out / "mine.txt").unlink()
+        assert content(out) == expected
+
+
 def wipe(folder: Path) -> None:
     """All that is in a folder."""
     for path in folder.iterdir():

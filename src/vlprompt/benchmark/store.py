@@ -162,4 +162,4 @@ def _record_in(line: bytes) -> dict[str, Any] | None:
         record = parse_json(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and "key" in record else None
+    return record if isinstance(record, dict) and isinstance(record.get("key"), str) else None

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlprompt.errors import UserError
-from vlprompt.files import cache_home, whole_file, write_text
+from vlprompt.files import cache_home, whole_files, write_text
 from vlprompt.progress import say, track
 
 DERIVED = "position_ids"
@@ -123,8 +123,8 @@ def _converted(files: Sequence[Path], name: str) -> tuple[dict[str, Tensor], str
     }
     made = digest(tensors)
     if kept is not None:
-        with suppress(UserError), whole_file(kept) as beside:  # without room for it the pickle serves
-            save_file(tensors, beside, {"format": "pt", "digest": made})
+        with suppress(UserError), whole_files(kept) as room:  # without room for it the pickle serves
+            save_file(tensors, room / kept.name, {"format": "pt", "digest": made})
     return tensors, made
 
 
