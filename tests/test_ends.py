@@ -34,7 +34,7 @@ def test_an_interrupt_that_other_code_makes_an_error_of(tmp_path, number, code):
     caught = "except KeyboardInterrupt:\n    raise ValueError('damaged')"
     (tmp_path / "own.py").write_text(f"import os, time\ntry:\n    {raised}\n{caught}\n")
     process = start("fit", write_photos(tmp_path / "photos"), "--method", tmp_path / "own.py")
-    assert process.communicate(timeout=60)[1] == "vlprompt: stopped; the same command goes on where it was\n"
+    assert process.communicate(timeout=300)[1] == "vlprompt: stopped; the same command goes on where it was\n"
     assert process.returncode == code
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,11 @@ class Command:
     def __init__(self, *words: object, said: Path, limit: Callable[[], object] = lambda: None):
         self.said = said
         work = words[0] if callable(words[0]) else _run
-        self.process = FORK.Process(target=_in_child, args=(work, [*map(str, words)], said, limit))
+        begun = FORK.Event()  # before that a signal would still be taken as this process takes it
+        arguments = (work, [*map(str, words)], said, limit, begun)
+        self.process = FORK.Process(target=_in_child, args=arguments)
         self.process.start()
+        begun.wait()
 
     def end(self, timeout: float = 900) -> int | None:
         """Its exit code, -9 where it was killed."""
@@ -61,11 +65,14 @@ class Command:
         return self.said.read_text().splitlines()
 
 
-def _in_child(work: Callable[..., Any], words: list[str], said: Path, limit: Callable[[], object]) -> None:
+def _in_child(
+    work: Callable[..., Any], words: list[str], said: Path, limit: Callable[[], object], begun: Event
+) -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    begun.set()
     limit()
     work(*(words if work is _run else ()))
     sys.stdout.flush()
