@@ -92,11 +92,14 @@ class Peft(nn.Module):
         model.set_attn_implementation("sdpa")
         each = max(total // len(encoder.backbone.text_layers), 1)
         config = PrefixTuningConfig(task_type=TaskType.FEATURE_EXTRACTION, num_virtual_tokens=each)
+        self.longest = model.config.max_position_embeddings - each
+        """peft's prefix takes positions, so that the longest texts lose their last tokens."""
         self.model, self.scale = get_peft_model(model, config), encoder.logit_scale
         self.head: nn.Parameter
 
     def features(self, ids: Tensor) -> Tensor:
         """Token ids (B, T), -1 behind shorter texts -> (B, E)."""
+        ids = ids[:, : self.longest]
         there = ids >= 0
         states = self.model(input_ids=ids.clamp(min=0), attention_mask=there.long()).last_hidden_state
         return F.normalize(states[torch.arange(len(ids)), there.sum(1) - 1], dim=-1)
