@@ -151,8 +151,10 @@ def test_few_shot_curves() -> None:
     assert average.lines[0].get_color() == cats.lines[0].get_color() != cats.lines[1].get_color()
 
 
-def test_few_shot_curves_of_twenty_methods_look_different() -> None:
-    panels = {"cats": {f"method {n}": {1: [50.0], 2: [60.0]} for n in range(20)}}
-    (axes,) = plots.few_shot_curves(panels).axes
+def test_few_shot_curves_of_thirty_methods_look_different() -> None:
+    panels = {"cats": {f"method {n}": {1: [50.0], 2: [60.0]} for n in range(30)}}
+    figure = plots.few_shot_curves(panels)
+    (axes,) = figure.axes
     # get_linestyle() says "--" for every pattern of dashes, the drawn pattern tells them apart.
-    assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in axes.lines}) == 20
+    looks = {(x.get_color(), x.get_marker(), str(x._unscaled_dash_pattern)) for x in axes.lines}
+    assert len(looks) == len(axes.lines) == len(figure.legends[0].get_texts()) == 30

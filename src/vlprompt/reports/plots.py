@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any
 
 import numpy as np
@@ -149,10 +149,15 @@ def few_shot_curves(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[floa
 
 
 def _line_styles() -> Iterator[dict[str, Any]]:
-    """Colour, marker and dashes of one method after the other; the dashes change when colours come again."""
-    for dashes in ("-", (0, (4, 2)), (0, (1, 1.5))):
-        for color, marker in zip(PALETTE, "os^DvPX", strict=True):
-            yield {"color": color, "marker": marker, "ls": dashes}
+    """Colour, marker and dashes of one method after the other, without end.
+
+    When colours come again the dashes change, and when these do, each colour has its next marker.
+    """
+    markers = "os^DvPX"
+    for turn in count():
+        for dashes in ("-", (0, (4, 2)), (0, (1, 1.5))):
+            for place, color in enumerate(PALETTE):
+                yield {"color": color, "marker": markers[(place + turn) % len(markers)], "ls": dashes}
 
 
 def _shots_line(axes: Axes, curve: Mapping[int, Sequence[float]], style: Mapping[str, Any]) -> None:
