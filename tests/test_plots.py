@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from vlprompt.reports import plots
 from vlprompt.reports.svg import DARK, LIGHT, PALETTE, inline_svg, method_colors
@@ -149,6 +150,15 @@ def test_few_shot_curves() -> None:
     assert [list(line.get_ydata()) for line in average.lines] == [[55.0, 70.0]]
     assert [list(line.get_xdata()) for line in cats.lines] == [[1], [4]]
     assert average.lines[0].get_color() == cats.lines[0].get_color() != cats.lines[1].get_color()
+
+
+def test_a_legend_of_long_names_stands_within_the_figure() -> None:
+    names = [f"method {n}" + " (lr=0.003, teacher=out/teacher)" * (n % 7 == 0) for n in range(24)]
+    figure = plots.few_shot_curves({"cats": {name: {1: [50.0], 2: [60.0]} for name in names}})
+    FigureCanvasAgg(figure).draw()
+    legend, (axes,) = figure.legends[0].get_window_extent(), figure.axes
+    assert legend.x1 <= figure.bbox.x1 and legend.y1 <= figure.bbox.y1
+    assert axes.get_window_extent().height > 120
 
 
 def test_few_shot_curves_of_thirty_methods_look_different() -> None:

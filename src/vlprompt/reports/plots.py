@@ -124,9 +124,10 @@ def few_shot_curves(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[floa
     """
     rows = -(-len(panels) // 4)
     columns = -(-len(panels) // rows)
-    figure = Figure(figsize=(WIDTH, 0.5 + 2.3 * rows), layout="constrained")
-    axes_of = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     titles = dict.fromkeys(title for curves in panels.values() for title in curves)
+    named = _legend_columns(list(titles))
+    figure = Figure(figsize=(WIDTH, 0.3 + 0.2 * -(-len(titles) // named) + 2.3 * rows), layout="constrained")
+    axes_of = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     shots = sorted({n for curves in panels.values() for curve in curves.values() for n in curve})
     for axes, (panel, curves) in zip(axes_of, panels.items(), strict=False):
         for style, title in zip(_line_styles(), titles, strict=False):
@@ -141,11 +142,21 @@ def few_shot_curves(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[floa
     for axes in axes_of[len(panels) :]:
         axes.remove()
     lines = [Line2D([], [], lw=1.8, ms=5, **style) for style, _ in zip(_line_styles(), titles, strict=False)]
-    where: Any = {"loc": "outside upper left", "ncols": min(len(titles), 5)}
+    where: Any = {"loc": "outside upper left", "ncols": named}
     figure.legend(lines, list(titles), frameon=False, labelcolor=INK, **where)
     figure.supxlabel("training images a class (shots)", fontsize=10, color=SOFT)
     figure.supylabel("accuracy (%)", fontsize=10, color=SOFT)
     return figure
+
+
+def _legend_columns(titles: Sequence[str]) -> int:
+    """The most columns, at most five, in which titles stand within the width: some 125 characters."""
+    for columns in range(min(len(titles), 5), 1, -1):
+        rows = -(-len(titles) // columns)
+        widest = [max(map(len, titles[at : at + rows])) + 9 for at in range(0, len(titles), rows)]
+        if sum(widest) <= 125:
+            return columns
+    return 1
 
 
 def _line_styles() -> Iterator[dict[str, Any]]:
