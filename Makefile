@@ -16,7 +16,7 @@ demo: .venv/installed
 test: .venv/tested lint browser docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-# Kills, damaged files, a server under load, faults: half an hour on two quiet cores.
+# Kills, damaged files, a server under load, faults: some twenty minutes on two cores.
 test-hard: .venv/tested
 	$(BIN)/python -m pytest -q -s tests/hard
 
