@@ -220,14 +220,14 @@ def main() -> None:
     parser.add_argument("--seeds", default="4,5")
     parser.add_argument("--split", choices=("held-out", "test"), default="held-out")
     parser.add_argument("--protocol", choices=("base-to-new", "transfer"), default="base-to-new")
-    parser.add_argument("--against", default="coop,kgcoop")
+    parser.add_argument("--against", action="append", help="may be given several times; coop and kgcoop")
     parser.add_argument("--out", type=Path, default=Path("out/genpt_study.jsonl"))
     a = parser.parse_args()
     torch.set_num_threads(1)
     a.out.parent.mkdir(parents=True, exist_ok=True)
     seeds = [int(seed) for seed in a.seeds.split(",")]
     study = Study(a.words, seeds, a.split, a.out, Encoder(load_backbone("toy")))
-    against = [word for word in a.against.split(",") if word in a.words]
+    against = [word for word in a.against or ("coop", "kgcoop") if word in a.words]
     if a.protocol == "transfer":
         study.transfer()
     else:

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from fleet import LONGEST, Fleet, Problem, Recipe, open_gates
 from matplotlib.figure import Figure
+from scipy.stats import kendalltau
 from tune import sample
 
 from vlprompt.engine.backbones.load import load_backbone
@@ -44,6 +45,8 @@ DRAW = 5
 MEASURED = 320
 """Held-out images that a placement is measured on, at most."""
 Record = dict[str, Any]
+PRIOR = "prior"
+"""Name of the placement that other tasks' layers want: measured, but none of those that are chosen from."""
 
 
 def placements(longest: Lengths, total: int, count: int) -> dict[str, Lengths]:
@@ -109,9 +112,9 @@ class Study:
         """Train, for each task, the placement that the layers of the other tasks want."""
         found = cells(self.records())
         for cell in found:
-            others = [c for c in found if (c.backbone, c.total) == (cell.backbone, cell.total) and c != cell]
+            others = others_of(cell, found)
             seeds = [s for s in self.seeds if s in cell.seeds]
-            if not others or "prior" in cell.names or cell.task not in self.tasks:
+            if not others or PRIOR in cell.names or cell.task not in self.tasks:
                 continue
             problem = Problem(Encoder(load_backbone(cell.backbone)), held_out(cell.task))
             longest = Lengths(*((LONGEST,) * layers for layers in problem.layers))
@@ -119,7 +122,7 @@ class Study:
             for seed in seeds:
                 key = {"backbone": cell.backbone, "task": cell.task, "total": cell.total, "seed": seed}
                 key |= {"steps": self.recipe.steps, "lr": self.recipe.lr}
-                self._train(problem, key, {"prior": placed})
+                self._train(problem, key, {PRIOR: placed})
 
     def _train(self, problem: Problem, key: Record, wanted: dict[str, Lengths]) -> None:
         start = time.perf_counter()
@@ -176,6 +179,11 @@ class Cell:
         """Which placements are random, (P,)."""
         return np.array([name.startswith("random") for name in self.names])
 
+    @property
+    def of_own(self) -> np.ndarray:
+        """Which placements do not come from other tasks, (P,)."""
+        return np.array([name != PRIOR for name in self.names])
+
     def mean(self, name: str) -> float:
         """Of a named placement over seeds; not a number where it was not trained."""
         return float(self.accuracy[self.names.index(name)].mean()) if name in self.names else float("nan")
@@ -193,7 +201,7 @@ class Cell:
         return [
             (other[best] - other[uniform], other[best] - other[self.drawn].mean())
             for one, other in self.halves()
-            for best in [int(one.argmax())]
+            for best in [int(np.where(self.of_own, one, -np.inf).argmax())]
         ]
 
     def agreement(self) -> float:
@@ -203,9 +211,23 @@ class Cell:
 
     def wants(self) -> np.ndarray:
         """Points of accuracy by the square root of a layer's tokens, (L,): ridge regression."""
-        roots = np.sqrt(self.lengths)  # (P, L)
-        x, y = roots - roots.mean(0), self.accuracy.mean(1) - self.accuracy.mean()
+        roots, accuracy = np.sqrt(self.lengths[self.of_own]), self.accuracy[self.of_own]  # (P, L), (P, S)
+        x, y = roots - roots.mean(0), accuracy.mean(1) - accuracy.mean()
         return np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
+
+
+def others_of(cell: Cell, found: Sequence[Cell]) -> list[Cell]:
+    """The cells of other tasks, of the same backbone and budget."""
+    return [c for c in found if (c.backbone, c.total) == (cell.backbone, cell.total) and c.task != cell.task]
+
+
+def ranking(cell: Cell, found: Sequence[Cell]) -> float:
+    """Kendall's tau of what the other tasks' layers want with a task's random placements."""
+    others = others_of(cell, found)
+    if not others:
+        return float("nan")
+    wanted = np.sqrt(cell.lengths[cell.drawn]) @ np.mean([c.wants() for c in others], 0)
+    return float(kendalltau(wanted, cell.accuracy[cell.drawn].mean(1)).statistic)
 
 
 def cells(records: Sequence[Record]) -> list[Cell]:
@@ -232,8 +254,19 @@ def interval(values: Sequence[float]) -> str:
     return f"{np.mean(values):+.1f} ± {1.96 * np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
 
 
+def prior_gain(same: Sequence[Cell]) -> str:
+    """What the other tasks' choice gains over uniform; empty where it was not trained."""
+    apart = [
+        float(value)
+        for c in same
+        if PRIOR in c.names
+        for value in c.accuracy[c.names.index(PRIOR)] - c.accuracy[c.names.index("uniform")]
+    ]
+    return f"{interval(apart)} to uniform" if apart else ""
+
+
 HEAD = ["backbone", "tokens", "task", "random: mean (range)", "uniform", "first layers", "last layers"]
-HEAD += ["text alone", "vision alone", "prior", "best - uniform", "best - random", "agreement"]
+HEAD += ["text alone", "vision alone", PRIOR, "best - uniform", "best - random", "agreement", "tau of prior"]
 
 
 def rows(found: Sequence[Cell]) -> list[list[str]]:
@@ -248,11 +281,12 @@ def rows(found: Sequence[Cell]) -> list[list[str]]:
             random_ones = f"{drawn.mean():.1f} ({drawn.min():.1f} to {drawn.max():.1f})"
             lines.append([backbone, str(total), cell.task, random_ones, *named])
             lines[-1] += [f"{gains[0]:+.1f}", f"{gains[1]:+.1f}", f"{cell.agreement():.2f}"]
+            lines[-1].append(f"{ranking(cell, found):.2f}")
         over = list(zip(*(gain for cell in same for gain in cell.gains()), strict=True))
         agreement = f"{np.mean([cell.agreement() for cell in same]):.2f}"
-        lines.append(
-            [backbone, str(total), "mean", *[""] * 7, interval(over[0]), interval(over[1]), agreement]
-        )
+        at = [c.mean("uniform") - c.accuracy[c.drawn].mean() for c in same]
+        lines.append([backbone, str(total), "mean", "", f"{interval(at)} to random", *[""] * 4])
+        lines[-1] += [prior_gain(same), interval(over[0]), interval(over[1]), agreement, ""]
     return lines
 
 
