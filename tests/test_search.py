@@ -279,12 +279,30 @@ def test_lengths_are_given_to_every_deep_method(encoder, method):
         make(encoder, kind, **dict.fromkeys(known, (1, 2)))
 
 
+def test_what_images_show_shifts_classes_beside_any_prompts(encoder):
+    """GenPT's shift beside DPL's prompts is learned; names are known though the prompts start afresh."""
+    joined = make(encoder, get_method("dpl+genpt"), fresh=True)
+    joined.take(Lengths((1, 0, 0, 1), (0, 1, 0, 0)))
+    names = joined.handcrafted - joined.centre
+    torch.testing.assert_close(joined.centre, joined.handcrafted.mean(0))
+    losses = joined.loss(batch(encoder))
+    losses["loss"].backward()
+    assert joined.feature_shift.grad.abs().sum() > 0
+    assert 0.5 < ((names @ joined.explains) * names).sum() / names.square().sum() < 1
+    with torch.no_grad():
+        joined.feature_shift.normal_()
+        text = type(joined).__mro__[2].class_features(joined)  # DPL's own
+        shifted = torch.nn.functional.normalize(text + names @ joined.feature_shift, dim=-1)
+        torch.testing.assert_close(joined.class_features(), shifted)
+
+
 @pytest.mark.parametrize("added", ["kgcoop", "promptsrc", "prograd", "genpt"])
 def test_every_objective_joins_dpl_s_prompts(encoder, added):
     lengths = {"text_lengths": (2, 0, 1, 3), "vision_lengths": (0, 1, 0, 2)}
     joined = make(encoder, get_method(f"dpl+{added}"), **lengths)
     alone = make(encoder, DPL, **lengths)
-    assert [n for n, _ in joined.named_parameters()] == [n for n, _ in alone.named_parameters()]
+    added_ones = {"feature_shift", "centre", "explains", "trained"} if added == "genpt" else set()
+    assert {n for n, _ in joined.named_parameters()} == added_ones | {n for n, _ in alone.named_parameters()}
     ours, theirs = joined.loss(batch(encoder)), alone.loss(batch(encoder))
     torch.testing.assert_close(ours["ce"], theirs["ce"])
     assert set(ours) > set(theirs)
@@ -296,8 +314,12 @@ def test_every_objective_joins_dpl_s_prompts(encoder, added):
 def test_several_objectives_add_up(encoder):
     lengths = {"text_lengths": (2, 0, 1, 3), "vision_lengths": (0, 1, 0, 2)}
     joined = make(encoder, get_method("dpl+kgcoop+genpt"), **lengths)
+    with torch.no_grad():
+        joined.feature_shift.normal_()
     losses = joined.loss(batch(encoder))
-    torch.testing.assert_close(losses["loss"], losses["ce"] + losses["kg"] + losses["mi"])
+    terms = losses["ce"] + losses["kg"] + losses["mi"] + losses["shift"]
+    torch.testing.assert_close(losses["loss"], terms)
+    assert losses["shift"] > 0
 
 
 def test_what_cannot_be_joined_is_said():

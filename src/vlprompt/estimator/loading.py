@@ -132,7 +132,7 @@ def trained_method(
     Raises:
         UserError: the method has other settings or parameters.
     """
-    saved = {k: v for k, v in config["settings"].items() if k not in kind.retired}
+    saved = kind.unsaved | {k: v for k, v in config["settings"].items() if k not in kind.retired}
     if unknown := saved.keys() - {f.name for f in fields(kind.Settings)}:
         raise UserError(
             f"classifier '{folder}' has the setting '{min(unknown)}', which method '{kind.name}' does not "

@@ -158,6 +158,8 @@ class Method(nn.Module):
     """Settings that have no default: it cannot be trained without them."""
     retired: ClassVar[frozenset[str]] = frozenset()
     """Settings that older versions saved and that what was learned does not need."""
+    unsaved: ClassVar[dict[str, Any]] = {}
+    """Settings that older versions did not save, with the values that they then had."""
     for_new_classes: ClassVar[bool] = False
     """Whether it is there for classes that were not trained on: ``vlprompt fit`` then tries it on such."""
     _trained: _State | None = None

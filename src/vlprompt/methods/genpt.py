@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,128 +47,38 @@ class Added:
     """share of the soft view in the class features that predict; 1 is the soft prompts alone"""
     n_templates: int = 0
     """number of templates in the hand-crafted view; 0 takes all"""
-
-
-class TwoViews(Method):
-    """Cross-entropy of the soft view + weight * L_MI; predictions from both views mixed."""
-
-    Settings = Added
-
-    def build(self) -> None:
-        """The temperature, where it is learned."""
-        super().build()
-        if self.settings.learn_tau:
-            log_tau = torch.tensor(math.log(self.settings.tau), device=self.encoder.backbone.device)
-            self.log_tau = nn.Parameter(log_tau)
-
-    def set_classes(self, classnames: Sequence[str]) -> None:
-        """The hand-crafted view of the new classes, the mean over the templates."""
-        templates = self.templates[: self.settings.n_templates or None]
-        self.handcrafted = template_features(self.encoder, classnames, templates)  # (K, E)
-        super().set_classes(classnames)
-
-    def terms(self, outputs: Outputs) -> Losses:
-        """L_MI, and the bound on the mutual information in nats, which is only logged."""
-        terms, s = super().terms(outputs), self.settings
-        if not s.mutual_information:
-            return terms
-        tau = self.log_tau.exp() if s.learn_tau else s.tau
-        loss = self.view_loss(outputs, tau)
-        nats = math.log(len(self.handcrafted)) - loss.detach()
-        return terms | {"mi": s.mutual_information * loss, "mi_nats": nats}
-
-    def view_loss(self, outputs: Outputs, tau: Tensor | float) -> Tensor:
-        """L_MI of class features of the soft prompts and the hand-crafted ones."""
-        return info_nce(outputs.classes, self.handcrafted, tau)
-
-    def total(self, terms: Losses) -> Tensor:
-        """All terms but the logged bound."""
-        return super().total({name: value for name, value in terms.items() if name != "mi_nats"})
-
-    def predicting_features(self) -> Tensor:
-        """normalise(beta * w_s + (1 - beta) * w_h), (K, E)."""
-        beta = self.settings.view_mix
-        return F.normalize(beta * self.class_features() + (1 - beta) * self.handcrafted, dim=-1)
-
-
-def info_nce(soft: Tensor, handcrafted: Tensor, tau: Tensor | float) -> Tensor:
-    """L_MI of two views (K, E), in both directions; I(s; h) >= log K - L_MI (arXiv 1807.03748, eq. 5)."""
-    scores = soft @ handcrafted.mT / tau  # (K, K)
-    same = torch.arange(len(soft), device=soft.device)
-    return (F.cross_entropy(scores, same) + F.cross_entropy(scores.mT, same)) / 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(Added, coop.Settings):
-    """GenPT."""
-
-    ctx_init: str = "a photo of a"
-    """words whose embeddings start the context; empty for n_ctx random tokens"""
-    n_ctx: Length = 4
-    """context length where ctx_init is empty"""
-    mutual_information: float = 3.0
-    """weight of the mutual information between soft and hand-crafted class features; 0 leaves it out"""
-    augmentation: Literal["feature", "context", "none"] = "feature"
+    augmentation: Literal["feature", "none"] = "feature"
     """class-wise augmentation: what the images of the trained classes show shifts the feature of every class,
-    or the context of every class, or nothing"""
+    or nothing"""
     shift_decay: Weight = 0.03
     """weight of the squared size of the shift of features"""
     doubt: Weight = 0.3
     """how little of the shift a class without images gets where its name shares little with the trained ones;
     0 predicts it as if it had been trained"""
-    text_share: Share = 0.8
-    """part of the classes whose context is in training shifted from their text, as without images"""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.augmentation, bool):  # as 0.1.0 saved it
-            object.__setattr__(self, "augmentation", "context" if self.augmentation else "none")
-        super().__post_init__()
 
 
-class GenPT(TwoViews, CoOp):
-    """GenPT: w_s[k] = normalise(t_k + M^T (w_h[k] - mean_j w_h[j])), with t_k the text of a learned context.
+class TwoViews(Method):
+    """w_s[k] = normalise(t_k + M^T (w_h[k] - mean_j w_h[j])), with t_k the class feature of any soft prompts.
 
-    M (E, E) is fitted to the images of the trained classes, j runs over these. A class without images keeps
-    its hand-crafted prompts, shifted by what its name has in common with theirs.
+    Cross-entropy of w_s + weight * L_MI of t and w_h + decay * |M|^2. M (E, E) is fitted to the images of the
+    trained classes, j runs over these. A class without images keeps its hand-crafted prompts, shifted by what
+    its name has in common with theirs.
     """
 
-    name, title, paper, year = "genpt", "GenPT", "2410.03189", 2024
-    learns = "text context, and the shift of class features by what the images show"
-    Settings = Settings
-    added = TwoViews
-    for_new_classes = True
+    Settings = Added
+    unsaved: ClassVar[dict[str, Any]] = {"augmentation": "none"}
     _text: Tensor | None = None
 
     def build(self) -> None:
-        """Context (n, D), and what shifts each class's feature, or its context."""
+        """The temperature, where it is learned, and what shifts each class's feature."""
         super().build()
-        build = {"feature": self._build_feature_shift, "context": self._build_context_shift}
-        build.get(self.settings.augmentation, lambda: None)()
-
-    def see(self, features: Tensor, labels: Tensor) -> None:
-        """What the shift needs to know of the trained classes: features (N, E), labels (N,)."""
+        if self.settings.learn_tau:
+            log_tau = torch.tensor(math.log(self.settings.tau), device=self.encoder.backbone.device)
+            self.log_tau = nn.Parameter(log_tau)
         if self.settings.augmentation == "feature":
-            self._keep_names()
-        if self.settings.augmentation == "context":
-            self._keep_images(features, labels)
+            self._build_shift()
 
-    def set_classes(self, classnames: Sequence[str]) -> None:
-        """New classes have no images: their text stands for these."""
-        old = dict(zip(self.classnames, range(len(self.classnames)), strict=True))
-        changed = tuple(classnames) != self.classnames
-        super().set_classes(classnames)
-        before = [old.get(name, -1) for name in self.classnames] if changed else []
-        if self.settings.augmentation == "feature" and changed:
-            stays = [float(self.trained[i]) if i >= 0 else 0.0 for i in before]
-            self.trained.data = torch.tensor(stays, device=self.trained.device)
-        if self.settings.augmentation == "context" and changed:
-            from_text = self.from_text()
-            rows = [self.seen[i] if i >= 0 else from_text[k] for k, i in enumerate(before)]
-            self.seen.data = torch.stack(rows)
-
-    # The shift of class features.
-
-    def _build_feature_shift(self) -> None:
+    def _build_shift(self) -> None:
         """The map M (E, E), zero; of the trained classes the mean feature (E,), the map (E, E) to what their
         names explain of a name, and which (K,) they are."""
         width, device = self.encoder.backbone.joint_width, self.encoder.backbone.device
@@ -176,7 +86,10 @@ class GenPT(TwoViews, CoOp):
         self.centre = nn.Parameter(torch.zeros(width, device=device), requires_grad=False)
         self.explains = nn.Parameter(torch.zeros(width, width, device=device), requires_grad=False)
         self.trained = nn.Parameter(torch.ones(len(self.classnames), device=device), requires_grad=False)
+        if hasattr(self, "handcrafted"):  # when DPL starts afresh with the lengths that it found
+            self._keep_names()
 
+    @torch.no_grad()
     def _keep_names(self) -> None:
         """Ridge regression of a name on those of the trained classes D (K, E): C (C + r I)^-1, C = D^T D."""
         self.centre.copy_(self.handcrafted.mean(0))
@@ -186,18 +99,27 @@ class GenPT(TwoViews, CoOp):
             damped = together + ridge * torch.eye(len(together), device=apart.device)
             self.explains.copy_(torch.linalg.solve(damped, together))
 
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """The hand-crafted view of the new classes, the mean over the templates; they have no images."""
+        first, templates = (
+            not hasattr(self, "handcrafted"),
+            self.templates[: self.settings.n_templates or None],
+        )
+        self.handcrafted = template_features(self.encoder, classnames, templates)  # (K, E)
+        if self.settings.augmentation == "feature" and first:
+            self._keep_names()
+        elif self.settings.augmentation == "feature" and tuple(classnames) != self.classnames:
+            old = dict(zip(self.classnames, self.trained.tolist(), strict=True))
+            stays = [old.get(name, 0.0) for name in classnames]
+            self.trained.data = torch.tensor(stays, device=self.trained.device)
+        super().set_classes(classnames)
+
     def class_features(self) -> Tensor:
         """(K, E), L2-normalised, shifted where features are."""
         text = super().class_features()
         if self.settings.mutual_information:
-            self._text = text  # until view_loss takes it
+            self._text = text  # until the loss takes it
         return self.shifted(text)
-
-    def view_loss(self, outputs: Outputs, tau: Tensor | float) -> Tensor:
-        """L_MI of what is not shifted yet: the views are texts, and what images show is added to both."""
-        text, self._text = self._text, None
-        assert text is not None
-        return info_nce(text, self.handcrafted, tau)
 
     def shifted(self, features: Tensor, share: Tensor | float = 1.0) -> Tensor:
         """Class features (K, E) with what the trained classes' images say, or a share (K, 1) of it."""
@@ -222,11 +144,86 @@ class GenPT(TwoViews, CoOp):
         return torch.where(self.trained > 0, 1.0, share)[:, None]
 
     def terms(self, outputs: Outputs) -> Losses:
-        """The views' information, and decay * |M|^2."""
+        """L_MI, the bound on the mutual information in nats, which is only logged, and decay * |M|^2."""
         terms, s = super().terms(outputs), self.settings
+        if s.mutual_information:
+            tau = self.log_tau.exp() if s.learn_tau else s.tau
+            loss = self.view_loss(outputs, tau)
+            nats = math.log(len(self.handcrafted)) - loss.detach()
+            terms |= {"mi": s.mutual_information * loss, "mi_nats": nats}
         if s.augmentation == "feature" and s.shift_decay:
             terms["shift"] = s.shift_decay * self.feature_shift.square().sum()
         return terms
+
+    def view_loss(self, outputs: Outputs, tau: Tensor | float) -> Tensor:
+        """L_MI of what is not shifted yet: the views are texts, and what images show is added to both."""
+        text, self._text = self._text, None
+        assert text is not None
+        return info_nce(text, self.handcrafted, tau)
+
+    def total(self, terms: Losses) -> Tensor:
+        """All terms but the logged bound."""
+        return super().total({name: value for name, value in terms.items() if name != "mi_nats"})
+
+
+def info_nce(soft: Tensor, handcrafted: Tensor, tau: Tensor | float) -> Tensor:
+    """L_MI of two views (K, E), in both directions; I(s; h) >= log K - L_MI (arXiv 1807.03748, eq. 5)."""
+    scores = soft @ handcrafted.mT / tau  # (K, K)
+    same = torch.arange(len(soft), device=soft.device)
+    return (F.cross_entropy(scores, same) + F.cross_entropy(scores.mT, same)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Added, coop.Settings):
+    """GenPT."""
+
+    ctx_init: str = "a photo of a"
+    """words whose embeddings start the context; empty for n_ctx random tokens"""
+    n_ctx: Length = 4
+    """context length where ctx_init is empty"""
+    mutual_information: float = 3.0
+    """weight of the mutual information between soft and hand-crafted class features; 0 leaves it out"""
+    augmentation: Literal["feature", "context", "none"] = "feature"  # type: ignore[assignment]
+    """class-wise augmentation: what the images of the trained classes show shifts the feature of every class,
+    or the context of every class, or nothing"""
+    text_share: Share = 0.8
+    """part of the classes whose context is in training shifted from their text, as without images"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.augmentation, bool):  # as 0.1.0 saved it
+            object.__setattr__(self, "augmentation", "context" if self.augmentation else "none")
+        super().__post_init__()
+
+
+class GenPT(TwoViews, CoOp):
+    """GenPT: the two views and the shift of :class:`TwoViews`, with t_k the text of a learned context."""
+
+    name, title, paper, year = "genpt", "GenPT", "2410.03189", 2024
+    learns = "text context, and the shift of class features by what the images show"
+    Settings = Settings
+    added = TwoViews
+    for_new_classes = True
+
+    def build(self) -> None:
+        """Context (n, D), and what shifts each class's feature, or its context."""
+        super().build()
+        if self.settings.augmentation == "context":
+            self._build_context_shift()
+
+    def see(self, features: Tensor, labels: Tensor) -> None:
+        """What the shift of contexts needs to know of the trained classes: features (N, E), labels (N,)."""
+        if self.settings.augmentation == "context":
+            self._keep_images(features, labels)
+
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """New classes have no images: their text stands for these."""
+        old = dict(zip(self.classnames, range(len(self.classnames)), strict=True))
+        changed = tuple(classnames) != self.classnames
+        super().set_classes(classnames)
+        if self.settings.augmentation == "context" and changed:
+            from_text = self.from_text()
+            rows = [self.seen[old[n]] if n in old else from_text[k] for k, n in enumerate(self.classnames)]
+            self.seen.data = torch.stack(rows)
 
     # The shift of contexts, ctx_k = ctx + h(u_k): the default of 0.1.0.
 
