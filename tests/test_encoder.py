@@ -11,6 +11,8 @@ import torch
 
 from conftest import pad
 from support import random_encoder
+from vlprompt.engine import attention
+from vlprompt.engine.attention import SMALL
 from vlprompt.engine.backbones.clip import CLIPBackbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.packing import Plan, context_slot
@@ -50,8 +52,10 @@ def compare(ours: torch.Tensor, theirs: torch.Tensor, inputs: list[torch.Tensor]
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
 
 
-@pytest.fixture
-def both(other_clip):
+@pytest.fixture(params=[SMALL, 0], ids=["with a mask", "suffix by suffix"])
+def both(other_clip, monkeypatch, request):
+    """Text in small packs as in large ones."""
+    monkeypatch.setattr(attention, "SMALL", request.param)
     return Encoder(CLIPBackbone(other_clip, None)), other_clip
 
 

@@ -8,6 +8,8 @@ Three things are new to plain attention:
 
 * **Packed causal text.** ``[prefix | suffix 1 | ... | suffix K]`` stands in one row. Every suffix
   sees the prefix and itself, so the prefix is computed once for all classes and no padding exists.
+  A small pack is one attention with a mask, which takes few operators; a large one is done suffix by
+  suffix, which computes no score in vain.
 * **Key/value prompts.** Extra keys and values that every query sees and that have no output
   position; as one prompt, or as DPL's mixture over prompts of different lengths.
 * **Shifts** of queries, keys and values: what stands beside the projections.
@@ -29,6 +31,8 @@ import torch
 from torch import Tensor, nn
 
 NAME = "vlprompt"
+SMALL = 256
+"""Positions up to which a pack is one attention with a mask; beyond, on a CPU, suffix by suffix is faster."""
 _record: ContextVar[list[Tensor] | None] = ContextVar("record", default=None)
 
 
@@ -56,6 +60,15 @@ class Pack:
         """Position of each entry in its own sequence, (T,)."""
         return _positions(self, device)
 
+    def mask(self, query: Tensor, before: int) -> Tensor:
+        """What is added to scores (Q, before + T): -inf where a query does not see a key, else 0.
+
+        Args:
+            query: (B, h, Q, d), of every position or of the last of each suffix (:attr:`ends`).
+            before: keys in front of the pack's own, which every position sees.
+        """
+        return _mask(self, query.shape[2], before, query.device, query.dtype)
+
     def means(self, hidden: Tensor) -> Tensor:
         """The mean over each suffix: (B, T, D) -> (B, number of suffixes, D); there must be no prefix."""
         each = tuple(length for count, length in self.groups for _ in range(count))
@@ -68,6 +81,17 @@ class Pack:
 def _positions(pack: Pack, device: torch.device) -> Tensor:
     suffixes = (torch.arange(length).repeat(count) for count, length in pack.groups)
     return torch.cat([torch.arange(pack.prefix), *(pack.prefix + each for each in suffixes)]).to(device)
+
+
+@lru_cache(maxsize=64)
+def _mask(pack: Pack, queries: int, before: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    lengths = [length for count, length in pack.groups for _ in range(count)]
+    owner = torch.tensor([0] * pack.prefix + [i for i, n in enumerate(lengths, 1) for _ in range(n)])
+    seen = (owner == 0) | (owner == owner[:, None])  # (T, T)
+    seen = seen.tril() if pack.causal else seen
+    seen = seen if queries == len(seen) else seen[pack.ends]
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)
+    return nn.functional.pad(mask, (before, 0)).to(device)
 
 
 @lru_cache(maxsize=256)
@@ -112,8 +136,8 @@ class AttentionPrompt:
 
 @dataclass(frozen=True)
 class Shared:
-    """Keys and values (B, h, S, d) that every position sees, S may be 0; ``bias`` (B or 1, 1, 1, S) is a
-    term of their scores."""
+    """Keys and values (B, h, S, d) that every position sees, S may be 0; ``bias`` (B or 1, 1, 1 or Q, S) is
+    a term of their scores."""
 
     key: Tensor
     value: Tensor
@@ -126,22 +150,25 @@ class Shared:
 
     def followed_by(self, key: Tensor, value: Tensor) -> Shared:
         """These, and then others (B, h, T, d) without a term."""
+        if not self.key.shape[2]:
+            return Shared(key, value)
         bias = None if self.bias is None else nn.functional.pad(self.bias, (0, key.shape[2]))
         return Shared(torch.cat([self.key, key], 2), torch.cat([self.value, value], 2), bias)
 
+    def masked(self, mask: Tensor) -> Shared:
+        """These, of which each query sees what a mask (Q, S) lets it."""
+        return replace(self, bias=mask if self.bias is None else mask + self.bias)
 
-def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """Softmax attention with the log of its normaliser.
 
-    Args:
-        query: (..., T, d). key, value: (..., S, d).
+def attend(query: Tensor, seen: Shared, scaling: float) -> tuple[Tensor, Tensor]:
+    """Softmax attention of (B, h, Q, d) with the log of its normaliser.
 
     Returns:
-        Output (..., T, d) and log-sum-exp of the scores (..., T), the latter at least float32.
+        Output (B, h, Q, d) and log-sum-exp of the scores (B, h, Q), the latter at least float32.
     """
-    scores = upcast(query @ key.mT * scaling)  # (..., T, S)
-    lse = scores.logsumexp(-1)  # (..., T)
-    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+    scores = seen.scores(query, scaling)  # (B, h, Q, S)
+    lse = scores.logsumexp(-1)  # (B, h, Q)
+    return (scores - lse[..., None]).exp().to(seen.value.dtype) @ seen.value, lse
 
 
 def attend_branches(
@@ -268,15 +295,24 @@ def prompt_attention(
         shared = Shared(
             prompt.key.expand(rows, -1, -1, -1), prompt.value.expand(rows, -1, -1, -1), prompt.bias
         )
-    if prompt.pack is not None:
-        output, lse = attend_packed(query, key, value, prompt.pack, shared, scaling)
-    elif prompt.weights is not None:
-        output, lse = attend(query, key, value, scaling)
-    else:
-        output = _attend_all(query, shared.followed_by(key, value), scaling)
-    if prompt.weights is not None:
-        output = mix(output, lse, query, prompt, scaling)
+    output = _attend(query, key, value, prompt, shared, scaling)
     return output.transpose(1, 2), None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, prompt: AttentionPrompt, shared: Shared, scaling: float
+) -> Tensor:
+    """Attention (B, h, Q, d) to the shared keys and to those that ``prompt`` lets each query see."""
+    pack, mixed = prompt.pack, prompt.weights is not None
+    if pack is not None and key.shape[2] > SMALL:
+        output, lse = attend_packed(query, key, value, pack, shared, scaling)
+        return mix(output, lse, query, prompt, scaling) if mixed else output
+    seen = shared.followed_by(key, value)
+    if pack is not None:
+        seen = seen.masked(pack.mask(query, shared.key.shape[2]))
+    if mixed:
+        return mix(*attend(query, seen, scaling), query, prompt, scaling)
+    return _attend_fused(query, seen, scaling, image=pack is None)
 
 
 @contextmanager
@@ -294,9 +330,10 @@ def record_attention() -> Iterator[list[Tensor]]:
         _record.reset(token)
 
 
-def _attend_all(query: Tensor, seen: Shared, scaling: float) -> Tensor:
-    """Attention in which every query (B, h, Q, d) sees every key; its probabilities are recorded if asked."""
-    record = None if torch.compiler.is_compiling() else _record.get()  # no exporter can trace the latter
+def _attend_fused(query: Tensor, seen: Shared, scaling: float, image: bool) -> Tensor:
+    """Softmax attention of (B, h, Q, d) in one operator; an image's probabilities are recorded if asked."""
+    traced = torch.compiler.is_compiling()  # no exporter can trace what follows
+    record = None if traced or not image else _record.get()
     if record is None:
         return nn.functional.scaled_dot_product_attention(
             query, seen.key, seen.value, seen.bias, scale=scaling
