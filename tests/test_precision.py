@@ -1,5 +1,7 @@
 """What is frozen in bfloat16, and logits in float32 under any autocast."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from support import photos_and_labels, random_encoder, random_split, write_clip, write_photos
 from vlprompt import PromptClassifier
 from vlprompt.engine import precision
+from vlprompt.engine.linear import FrozenLinear, keep_casts
 from vlprompt.engine.prompt import Prompt
 from vlprompt.estimator import fitting
 from vlprompt.methods import get_method
@@ -51,6 +54,33 @@ def test_logits_keep_float32_under_autocast(encoder, pixels):
         logits = method(pixels)
     assert logits.dtype == losses["loss"].dtype == torch.float32
     assert (logits * 8 % 1).abs().max() > 1e-3
+
+
+def test_weights_are_cast_once_and_to_the_same_bits(encoder):
+    """As autocast casts them in every call; float32 stays as it was, and changed weights are cast anew."""
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(32, 16).requires_grad_(False)
+    ours, x = copy.deepcopy(plain), torch.randn(5, 32, requires_grad=True)
+    keep_casts(ours)
+    exact = plain(x)
+
+    def half(layer: torch.nn.Module) -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        return [y, *torch.autograd.grad(y.float().square().sum(), x)]
+
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(half(ours), half(plain), strict=True))
+        weight = ours._kept[1]
+        half(ours)
+        assert ours._kept[1] is weight and weight.dtype == torch.bfloat16
+        assert torch.equal(ours(x), plain(x)) and ours.weight is not weight
+        for layer in (ours, plain):
+            layer.weight.mul_(1.5)
+    assert not torch.equal(ours(x), exact)
+    assert ours.state_dict().keys() == plain.state_dict().keys()
+    layers = [m for m in encoder.backbone.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(layers) == 6 * 5 + 2 and all(isinstance(layer, FrozenLinear) for layer in layers)
 
 
 def test_auto_leaves_small_backbones_and_exact_ones_alone(encoder):

@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 
 from vlprompt.engine.activation import fuse_activations
 from vlprompt.engine.attention import NAME, AttentionPrompt, heads, prompt_attention
+from vlprompt.engine.linear import keep_casts
 from vlprompt.engine.prompt import Branch
 from vlprompt.errors import UserError
 
@@ -107,6 +108,7 @@ class Backbone(ABC):
         self.tokenizer, self.processor = tokenizer, processor
         self.name, self.revision, self.digest = name, revision, digest
         fuse_activations(model)
+        keep_casts(model)
         model.set_attn_implementation(NAME)
 
     @property
