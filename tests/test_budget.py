@@ -69,6 +69,19 @@ def test_without_a_budget_step_after_step_has_another_size_until_one_is_chosen()
     assert gates.budget == 6 and gates.lengths == [0, 0, 0, 6]
 
 
+def test_a_search_that_goes_on_tries_all_tokens_again():
+    """A checkpoint stands between two sizes; what there is to open is no part of it."""
+    longest, worth = torch.full((4,), 6), torch.arange(24.0).view(4, 6) + 1
+    halted, on = Gates(longest, None), Gates(longest, None)
+    trained(halted, worth, worth, epochs=2)
+    assert sum(halted.lengths) < 24
+    on.load_state_dict(halted.state_dict())
+    for gates in (halted, on):
+        trained(gates, worth, worth, epochs=3)
+        assert gates.every.sum() == 24
+    assert torch.equal(halted.open, on.open)
+
+
 def test_a_closed_token_keeps_its_worth():
     gates = Gates(torch.full((2,), 2), None)
     gates.worth = torch.tensor([[4.0, 3], [2, 1]])

@@ -78,6 +78,12 @@ def test_a_step_of_the_search_reads_once_an_objective():
     assert many.count("tolist") - few.count("tolist") == len(many) - len(few) == 2 * (2 + 1)
 
 
+def test_a_step_that_closes_no_token_reads_once():
+    settings = {"epochs": 2, "batch_size": 3, "budget": 1.0}  # all may stay
+    (few, _), (many, _) = (reads("dpl", count, **settings) for count in (6, 12))
+    assert many.count("tolist") - few.count("tolist") == len(many) - len(few) == 2 * 2
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
 def test_cuda_is_the_process_s_own_card(monkeypatch):
     last = torch.cuda.device_count() - 1

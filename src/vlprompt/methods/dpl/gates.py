@@ -51,6 +51,8 @@ class Gates(nn.Module):
         self.probe = nn.Parameter(torch.zeros(every.shape, device=device))
         """Log of the gates of open tokens: never moved, its gradient is what is read."""
         each = torch.arange(every.numel(), device=device).view(every.shape)
+        self.followed: int | None = None
+        """How many tokens were left by the schedule; while it wants no fewer, nothing asks the device."""
         self.free = portions is None
         self.portions = each if portions is None else portions.to(device)
         self.open: Tensor
@@ -60,7 +62,7 @@ class Gates(nn.Module):
         self.halves: Tensor
         self.agreed: Tensor
         self.measured: Tensor
-        self.register_buffer("open", every)
+        self.register_buffer("open", every.clone())
         self.register_buffer("worth", torch.zeros_like(self.probe))
         self.register_buffer("clock", torch.zeros(3, dtype=torch.long))
         """Steps in this epoch, steps an epoch has, epochs done."""
@@ -103,28 +105,28 @@ class Gates(nn.Module):
         """Read the gradient of the probe, then open and close what is due."""
         if self.probe.grad is None:
             return
-        self._read(self.probe.grad)
+        step, an_epoch, done = map(int, self.clock)
+        self._read(self.probe.grad, step % 2)
         self.probe.grad = None
-        self.clock[0] += 1
-        step, an_epoch, done = self.clock.tolist()
+        self.clock[0] = step = step + 1
         if an_epoch:  # known when the first epoch has ended
             self._follow((done + step / an_epoch) / epochs, step)
 
-    def _read(self, gradient: Tensor) -> None:
+    def _read(self, gradient: Tensor, half: int) -> None:
         """Remember a step's gradient (L, C); losses and their scales differ from step to step."""
-        if not (total := gradient.abs().sum()).isfinite():  # in float16: such a step moves nothing
-            return
+        total = gradient.abs().sum()
+        moves = total.isfinite()  # in float16 a step may move nothing; the device knows, and nobody waits
         count = self.open.sum().clamp(min=1)
         worth = gradient.abs() * count / total.clamp(min=1e-30)
-        self.worth = torch.where(self.open, self.worth.lerp(worth, 1 - MEMORY), self.worth)
-        self.halves[int(self.clock[0]) % 2] += worth.sum(-1) / self.open.sum(-1).clamp(min=1)
+        self.worth = torch.where(self.open & moves, self.worth.lerp(worth, 1 - MEMORY), self.worth)
+        self.halves[half] += torch.where(moves, worth.sum(-1) / self.open.sum(-1).clamp(min=1), 0)
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """The first epoch tells how many steps there are; the last leaves no token above the budget."""
         both = self.halves[:, (self.halves > 0).all(0)]  # (2, layers with tokens)
         if both.shape[1] > 2:
             correlation = torch.corrcoef(both)[0, 1]
-            self.agreed[0] += correlation.nan_to_num()
+            self.agreed[0] += float(correlation.nan_to_num())  # kept by the processor, as clock and size
             self.agreed[1] += 1
         self.halves.zero_()
         self.clock.copy_(torch.tensor([0, int(self.clock[0]), epoch + 1]))
@@ -144,7 +146,8 @@ class Gates(nn.Module):
         if self.budget:
             left = min(max((END - share) / (END - BEGIN), 0.0), 1.0)
             wanted = round(self.budget + (self.full - self.budget) * left**3)
-            self.open = self.best(wanted, self.open)
+            if wanted != self.followed:
+                self.open, self.followed = self.best(wanted, self.open), wanted
         elif share > BEGIN:
             self.open = self.best(self.sizes[step % len(self.sizes)], self.every)
 
@@ -160,7 +163,7 @@ class Gates(nn.Module):
             rank = score.where(among, -torch.inf).argsort(-1, descending=True).argsort(-1)  # (L, C)
             score = score / (1 + self.worth.max()) - rank
         ids, owner, sizes = self.portions[among].unique(return_inverse=True, return_counts=True)
-        mean = torch.zeros(len(ids), device=among.device).index_add(0, owner, score[among]) / sizes
+        mean = score.new_zeros(len(ids)).index_add(0, owner, score[among]) / sizes
         kept, left = among.clone(), int(among.sum())
         for index in mean.argsort().tolist():
             if left <= size:
