@@ -17,9 +17,9 @@ class FrozenLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         weight, bias, kind = self.weight, self.bias, input.device.type
-        alone = weight.requires_grad or weight.dtype != torch.float32  # float64 is not cast
-        if torch.compiler.is_compiling() or alone or not torch.is_autocast_enabled(kind):
-            return super().forward(input)
+        cast = torch.is_autocast_enabled(kind) and not weight.requires_grad and weight.dtype == torch.float32
+        if not cast or torch.compiler.is_compiling():
+            return nn.functional.linear(input, weight, bias)
         wanted, kept = (torch.get_autocast_dtype(kind), weight.device, weight._version), self._kept
         if kept[0] != wanted:
             self._kept = kept = wanted, weight.to(wanted[0]), None if bias is None else bias.to(wanted[0])
