@@ -83,6 +83,46 @@ def test_weights_are_cast_once_and_to_the_same_bits(encoder):
     assert len(layers) == 6 * 5 + 2 and all(isinstance(layer, FrozenLinear) for layer in layers)
 
 
+def replace_parameter(layer: torch.nn.Linear) -> None:
+    layer.weight = torch.nn.Parameter(torch.ones(4, 8).mul_(3), requires_grad=False)
+
+
+def move(layer: torch.nn.Linear) -> None:
+    layer.weight.data = torch.ones(4, 8)
+
+
+def load_anew(layer: torch.nn.Linear) -> None:
+    layer.load_state_dict({"weight": torch.ones(4, 8), "bias": torch.ones(4)}, assign=True)
+
+
+def change_bias(layer: torch.nn.Linear) -> None:
+    layer.bias.add_(1)
+
+
+@pytest.mark.parametrize("change", [replace_parameter, move, load_anew, change_bias])
+def test_other_weights_are_cast_anew(change):
+    layer, x = torch.nn.Linear(8, 4).requires_grad_(False), torch.randn(2, 8)
+    keep_casts(layer)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = layer(x)
+        change(layer)
+        plain = torch.nn.functional.linear(x, layer.weight, layer.bias)
+        assert torch.equal(layer(x), plain) and not torch.equal(plain, before)
+
+
+def test_in_inference_mode_nothing_is_kept_that_a_training_could_not_use():
+    layer, x = torch.nn.Linear(8, 4).requires_grad_(False), torch.randn(2, 8, requires_grad=True)
+    keep_casts(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            expected = layer(x)
+            made_here = copy.deepcopy(layer)
+            assert torch.equal(made_here(x), expected)
+        assert torch.equal(made_here(x.detach()), expected)
+        layer(x).sum().backward()
+    assert x.grad is not None
+
+
 def test_auto_leaves_small_backbones_and_exact_ones_alone(encoder):
     assert not precision.worth_trying(encoder)
     assert not precision.worth_trying(random_encoder(torch.float64))
