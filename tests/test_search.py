@@ -5,6 +5,7 @@ import random
 
 import fleet
 import pytest
+import search_ways
 import torch
 from tune import sample
 
@@ -322,7 +323,35 @@ def test_several_objectives_add_up(encoder):
     assert losses["shift"] > 0
 
 
+@pytest.mark.parametrize("added", ["kgcoop", "prograd", "promptsrc", "tcp", "coprompt", "atprompt", "mmrl"])
+@pytest.mark.parametrize("order", ["coop+{}+genpt", "coop+genpt+{}"])
+def test_genpt_joins_whatever_else_is_added(encoder, added, order):
+    """Trained names predict as in training where the soft view is all, adapters and shift included."""
+    joined = make(encoder, get_method(order.format(added)), view_mix=1.0)
+    losses = joined.loss(batch(encoder))
+    joined.backward(losses, torch.Tensor.backward)
+    torch.nn.init.normal_(joined.feature_shift)
+    joined.after_epoch(0, 1)
+    joined.eval()
+    torch.testing.assert_close(joined.predicting_features(), joined.class_features())
+    joined.transfer(("yellow cross", NAMES[0]))
+    assert joined.predictor()(batch(encoder).images).shape == (3, 2)
+    assert joined.trained.tolist() == [0, 1]
+
+
+def test_gates_that_are_drawn_learn_and_keep_the_budget(encoder, digits):
+    problem = fleet.Problem(encoder, digits)
+    drawn = search_ways.Concrete(problem.layers, 8, lambda placements: torch.empty(0), random.Random(0))
+    level = drawn.level.detach().clone()
+    longest = Lengths(*((fleet.LONGEST,) * n for n in problem.layers))
+    recipe = fleet.Recipe(steps=8)
+    search_ways.Ways(problem, fleet.open_gates([longest]), {0: drawn}, 0, recipe).train()
+    assert (drawn.level - level).abs().max() > 0.1 and sum(drawn.lengths) == 8
+
+
 def test_what_cannot_be_joined_is_said():
+    with pytest.raises(UserError, match=r"'coprompt\+genpt'"):
+        get_method("genpt+coprompt")
     with pytest.raises(UserError, match=r"'coop' adds nothing.*kgcoop"):
         get_method("dpl+coop")
     with pytest.raises(UserError, match=r"'cocoop' has a loss of its own"):

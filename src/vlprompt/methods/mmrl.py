@@ -66,7 +66,7 @@ class Representation(Method):
         self.projection = random_tokens(width, backbone.joint_width, self.encoder, std=width**-0.5)
         known = torch.ones(len(self.classnames), dtype=torch.bool, device=backbone.device)
         self.known = nn.Parameter(known, requires_grad=False)
-        self.trained: set[str] = set()
+        self.trained_names: set[str] = set()
 
     def _check_places(self) -> None:
         """Refuse other prompts whose tokens stand where these are to stand.
@@ -86,8 +86,8 @@ class Representation(Method):
         before = self.classnames
         super().set_classes(classnames)
         self.frozen_classes = template_features(self.encoder, self.classnames, self.templates[:1])  # (K, E)
-        self.trained |= {name for name, is_known in zip(before, self.known, strict=True) if is_known}
-        known = torch.tensor([name in self.trained for name in self.classnames])
+        self.trained_names |= {name for name, is_known in zip(before, self.known, strict=True) if is_known}
+        known = torch.tensor([name in self.trained_names for name in self.classnames])
         self.known.data, self.mixes = known.to(self.known.device), bool(known.all())
 
     def load_parameters(self, tensors: dict[str, Tensor]) -> None:

@@ -38,11 +38,11 @@ class SelfRegulation(Method):
     Settings = Added
 
     def build(self) -> None:
-        """The running average of each parameter, beside it."""
+        """The running average of each parameter, beside it; what joins in front of this has none."""
         super().build()
-        self.averages = [f"average_{i}" for i, _ in enumerate(self.parameters())]
-        for name, parameter in zip(self.averages, self.parameters(), strict=True):
-            self.register_buffer(name, torch.zeros_like(parameter))
+        self.averaged = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+        for index, name in enumerate(self.averaged):
+            self.register_buffer(f"average_{index}", torch.zeros_like(self.get_parameter(name)))
 
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Frozen features of the new classes, the mean over the templates."""
@@ -67,8 +67,8 @@ class SelfRegulation(Method):
             return
         weight = gaussian_weights(epochs, self.settings.gpa_mean, self.settings.gpa_std)[epoch].item()
         with torch.no_grad():
-            for name, parameter in zip(self.averages, self.parameters(), strict=True):
-                average: Tensor = getattr(self, name)
+            for index, name in enumerate(self.averaged):
+                average, parameter = self.get_buffer(f"average_{index}"), self.get_parameter(name)
                 average += weight * parameter
                 if epoch == epochs - 1:
                     parameter.copy_(average)

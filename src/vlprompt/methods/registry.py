@@ -71,10 +71,16 @@ def _compose(name: str, files: bool) -> type[Method]:
             raise UserError(f"method '{other.name}' adds nothing to the cross-entropy: add one of {able}")
         if issubclass(prompts, other.added):
             raise UserError(f"method '{prompts.name}' has what '{other.name}' adds already ('{name}')")
+        if _predicts(prompts) and other.added.class_features is not Method.class_features:
+            raise UserError(
+                f"method '{prompts.name}' predicts from class features before '{other.name}' changes them: "
+                f"join them the other way round ('{other.name}+{prompts.name}')"
+            )
         losses.append(other.added)
     bases = (*(loss.Settings for loss in losses), prompts.Settings)
     settings = make_dataclass("Settings", [], bases=bases, frozen=True, kw_only=True)
     settings.__doc__ = f"{prompts.title} with what {', '.join(o.title for o in others)} adds."
+    losses.sort(key=_predicts, reverse=True)  # from what all others make of the class features
     described = {
         "name": name,
         "title": " + ".join(m.title for m in (prompts, *others)),
@@ -84,6 +90,11 @@ def _compose(name: str, files: bool) -> type[Method]:
         "__module__": prompts.__module__,
     }
     return type(prompts.__name__, (*losses, prompts), described)
+
+
+def _predicts(method: type[Method]) -> bool:
+    """Whether it predicts with class features that are not those of its training."""
+    return method.predicting_features is not Method.predicting_features
 
 
 def _from_file(path: Path) -> type[Method]:
