@@ -96,10 +96,10 @@ class Readings(GenPT):
             self.feature_shift.data = torch.linalg.solve(gram, x.mT @ (means - self.mean_image - x))
             self.feature_shift.requires_grad_(False)
 
-    def shifted(self, features: Tensor) -> Tensor:
+    def shifted(self, features: Tensor, share: Tensor | float = 1.0) -> Tensor:
         """GenPT's, or in training what mixtures of a class's images shift, for a third of the classes."""
         if not self.training or self.settings.shift != "mixtures":
-            return super().shifted(features)
+            return super().shifted(features, share)
         own = self.labels == torch.arange(len(features))[:, None]  # (K, N)
         share = torch.empty(own.shape).exponential_() * own
         mixed = share / share.sum(-1, keepdim=True) @ self.features - self.mean_image  # (K, E)

@@ -109,9 +109,9 @@ class Concrete(Way):
             return super().row()
         u = torch.rand_like(self.level).clamp(1e-4, 1 - 1e-4)
         s = ((u.log() - (-u).log1p() + self.level + self.offset) / self.HEAT).sigmoid()
-        return (s * (self.HIGH - self.LOW) + self.LOW).clamp(1e-4, 1).log()
+        return (s * (self.HIGH - self.LOW) + self.LOW).clamp(1e-4, 1).log() + self.probe
 
-    def _read(self, gradient: Tensor) -> None:
+    def _read(self, gradient: Tensor, half: int) -> None:
         self.chances.step()
         self.chances.zero_grad()
 

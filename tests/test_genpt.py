@@ -324,6 +324,7 @@ def test_every_reading_that_was_tried_trains(encoder, images, reading):
     losses["loss"].backward()
     assert losses["loss"].isfinite() and method.ctx.grad.abs().max() > 0
     assert "mi" in losses and losses["mi"].requires_grad
+    assert method.eval().predictor()(images[0]).shape == (12, 3)
 
 
 def test_the_losses_between_views_are_what_they_are_named_after():
