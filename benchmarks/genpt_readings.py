@@ -81,6 +81,11 @@ class Readings(GenPT):
         if self.settings.information == "critic":
             self.critic = nn.Parameter(torch.eye(self.encoder.backbone.joint_width))
 
+    @property
+    def sees(self) -> bool:
+        """Always: what is read otherwise is made of images."""
+        return True
+
     def see(self, features: Tensor, labels: Tensor) -> None:
         """The classes' mean images (K, E), and the map where it is least squares."""
         super().see(features, labels)

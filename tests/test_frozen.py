@@ -117,6 +117,18 @@ def test_methods_seeds_and_evaluations_share_what_is_frozen(clip, photos, tmp_pa
         assert not calls
 
 
+def test_genpt_encodes_no_image_but_those_that_it_trains_on(clip, photos):
+    pool = few_shot(read_folder(photos, show=False), 4, 1)
+    settings = {"epochs": 1, "batch_size": len(pool.train)}
+    with counted() as calls:
+        for augmentation, passes in (("feature", 1), ("context", 2)):
+            changes = settings | {"augmentation": augmentation}
+            calls.clear()
+            classifier = PromptClassifier("genpt", str(clip), changes, augment="crop+flip", device="cpu")
+            classifier.fit_dataset(replace(pool, val=()))
+            assert sum(calls) == passes * len(pool.train)
+
+
 def test_the_command_predicts_again_without_the_image_branch(clip, photos, tmp_path, capsys):
     paths, labels = photos_and_labels(photos)
     PromptClassifier("zeroshot", str(clip), device="cpu").fit(paths, labels).save(tmp_path / "kept")

@@ -101,10 +101,8 @@ class TwoViews(Method):
 
     def set_classes(self, classnames: Sequence[str]) -> None:
         """The hand-crafted view of the new classes, the mean over the templates; they have no images."""
-        first, templates = (
-            not hasattr(self, "handcrafted"),
-            self.templates[: self.settings.n_templates or None],
-        )
+        first = not hasattr(self, "handcrafted")
+        templates = self.templates[: self.settings.n_templates or None]
         self.handcrafted = template_features(self.encoder, classnames, templates)  # (K, E)
         if self.settings.augmentation == "feature" and first:
             self._keep_names()
@@ -209,6 +207,11 @@ class GenPT(TwoViews, CoOp):
         super().build()
         if self.settings.augmentation == "context":
             self._build_context_shift()
+
+    @property
+    def sees(self) -> bool:
+        """Only the shift of contexts is made of images; no other need be encoded before training."""
+        return self.settings.augmentation == "context"
 
     def see(self, features: Tensor, labels: Tensor) -> None:
         """What the shift of contexts needs to know of the trained classes: features (N, E), labels (N,)."""
