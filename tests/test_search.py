@@ -349,13 +349,18 @@ def test_gates_that_are_drawn_learn_and_keep_the_budget(encoder, digits):
     assert (drawn.level - level).abs().max() > 0.1 and sum(drawn.lengths) == 8
 
 
-def test_what_cannot_be_joined_is_said():
+def test_what_cannot_be_joined_is_said(encoder):
     with pytest.raises(UserError, match=r"'coprompt\+genpt'"):
         get_method("genpt+coprompt")
     with pytest.raises(UserError, match=r"'coop' adds nothing.*kgcoop"):
         get_method("dpl+coop")
     with pytest.raises(UserError, match=r"'cocoop' has a loss of its own"):
         get_method("cocoop+kgcoop")
+    for twice in ("dpl+kgcoop+tcp", "dpl+tcp+kgcoop"):
+        with pytest.raises(UserError, match="leave one out"):
+            get_method(twice)
+    with pytest.raises(UserError, match="no text context that attributes"):
+        make(encoder, get_method("dpl+atprompt"))
     with pytest.raises(UserError, match="unknown method 'nothing'"):
         get_method("dpl+nothing")
 

@@ -50,6 +50,11 @@ class Attributes(Method):
         """Vectors (n, D) before each attribute, N(0, 0.01^2), beside the context."""
         super().build()
         s, width = self.settings, self.encoder.backbone.text_width
+        if "ctx" not in self._parameters:
+            raise UserError(
+                f"'{self.name}' has no text context that attributes could stand before: "
+                "add atprompt to coop or maple"
+            )
         if not s.attributes or not s.attribute_lengths:
             raise UserError("attributes or attribute_lengths are empty: give one word or number at least")
         if getattr(s, "class_specific", False) or getattr(s, "position", "end") != "end":

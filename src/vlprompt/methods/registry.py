@@ -76,6 +76,8 @@ def _compose(name: str, files: bool) -> type[Method]:
                 f"method '{prompts.name}' predicts from class features before '{other.name}' changes them: "
                 f"join them the other way round ('{other.name}+{prompts.name}')"
             )
+        if any(issubclass(one, other.added) or issubclass(other.added, one) for one in losses):
+            raise UserError(f"another of '{name}' has what '{other.name}' adds already: leave one out")
         losses.append(other.added)
     bases = (*(loss.Settings for loss in losses), prompts.Settings)
     settings = make_dataclass("Settings", [], bases=bases, frozen=True, kw_only=True)
