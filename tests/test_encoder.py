@@ -274,6 +274,21 @@ def test_frozen_text_is_encoded_once(both):
 # Gates, and a prompt of its own for each row.
 
 
+def test_what_is_kept_in_inference_mode_can_be_trained_with(both):
+    """Layouts are made once; whoever asks first, a training may need them."""
+    encoder, names = both[0], [(21, 22), (23,), (24, 25, 26)]
+    rows = sentences(names, 3)
+    context = tokens(3, encoder.backbone.text_width).requires_grad_()
+    with torch.inference_mode():
+        first, frozen = (
+            encoder.encode_text(rows, Prompt(context=context)),
+            encoder.encode_text(sentences(names, 0)),
+        )
+    again = encoder.encode_text(rows, Prompt(context=context))
+    (again * encoder.encode_text(sentences(names, 0))).sum().backward()
+    assert context.grad is not None and (first == again).all() and not frozen.is_inference()
+
+
 @pytest.mark.parametrize("branch", ["text", "vision"])
 def test_a_closed_gate_is_no_token_and_an_open_one_is_the_token(both, branch):
     encoder, _ = both

@@ -23,12 +23,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from vlprompt.engine.devices import made_once
 
 NAME = "vlprompt"
 SMALL = 256
@@ -77,13 +78,13 @@ class Pack:
         return sums / lengths[:, None]
 
 
-@lru_cache(maxsize=256)
+@made_once
 def _positions(pack: Pack, device: torch.device) -> Tensor:
     suffixes = (torch.arange(length).repeat(count) for count, length in pack.groups)
     return torch.cat([torch.arange(pack.prefix), *(pack.prefix + each for each in suffixes)]).to(device)
 
 
-@lru_cache(maxsize=64)
+@made_once
 def _mask(pack: Pack, queries: int, before: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     lengths = [length for count, length in pack.groups for _ in range(count)]
     owner = torch.tensor([0] * pack.prefix + [i for i, n in enumerate(lengths, 1) for _ in range(n)])
@@ -94,12 +95,12 @@ def _mask(pack: Pack, queries: int, before: int, device: torch.device, dtype: to
     return nn.functional.pad(mask, (before, 0)).to(device)
 
 
-@lru_cache(maxsize=256)
+@made_once
 def _numbers(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(numbers, device=device)
 
 
-@lru_cache(maxsize=256)
+@made_once
 def _owners(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     """Which of several parts of these lengths each position belongs to."""
     return torch.tensor([index for index, length in enumerate(lengths) for _ in range(length)], device=device)

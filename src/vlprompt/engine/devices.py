@@ -1,13 +1,30 @@
-"""Which device to compute on."""
+"""Which device to compute on, and what stays there."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vlprompt.errors import UserError
+
+T = TypeVar("T")
+
+
+def made_once(make: Callable[..., T]) -> Callable[..., T]:
+    """Keep what a function makes of its arguments; training can use it, whoever asked for it first."""
+
+    @lru_cache(maxsize=256)
+    @wraps(make)
+    def made(*arguments: object) -> T:
+        with torch.inference_mode(False):
+            return make(*arguments)
+
+    return made
 
 
 def pick_device(name: str) -> torch.device:

@@ -186,7 +186,8 @@ class Encoder:
         with _KEEPING:
             found = self._kept.get(key)
         if found is None:
-            found = make()
+            with torch.inference_mode(False), torch.no_grad():  # training may need it later
+                found = make()
             with _KEEPING:
                 while len(self._kept) >= KEPT_TEXTS:
                     self._kept.pop(next(iter(self._kept)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from vlprompt.engine.attention import Pack
+from vlprompt.engine.devices import made_once
 
 CPU = torch.device("cpu")
 Row = tuple[int, ...]
@@ -83,7 +83,7 @@ class Plan:
         return replace(self, pack=pack, owners=order), index
 
 
-@lru_cache(maxsize=256)
+@made_once
 def _plan(rows: tuple[Row, ...], share: bool, device: torch.device) -> Plan:
     if not share:
         order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
@@ -131,7 +131,7 @@ def _inverse(order: Sequence[int]) -> list[int]:
     return place
 
 
-@lru_cache(maxsize=256)
+@made_once
 def _ends(pack: Pack, device: torch.device) -> Tensor:
     return torch.tensor(pack.ends, device=device)
 
@@ -141,7 +141,7 @@ def _groups(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((len(list(same)), length) for length, same in groupby(lengths))
 
 
-@lru_cache(maxsize=256)
+@made_once
 def _apart(
     pack: Pack, owners: tuple[int, ...], start: int, standing: int, count: int, device: torch.device
 ) -> tuple[Pack, Tensor, Tensor]:
