@@ -64,7 +64,7 @@ def _compose(name: str, files: bool) -> type[Method]:
         raise UserError(f"method '{prompts.name}' learns no prompts: nothing can be added to it ('{name}')")
     if twice := [other.name for other in others if others.count(other) > 1]:
         raise UserError(f"method '{twice[0]}' is added twice ('{name}'): once is enough")
-    losses = []
+    losses: list[type[Method]] = []
     for other in others:
         if other.added is None:
             able = ", ".join(n for n, m in all_methods().items() if m.added)
