@@ -195,7 +195,8 @@ def plain_step(
             loss = (images.detach() @ classes.T).square().mean()
             if vision is not None and index == 0:
                 loss = loss + images.sum()
-            loss.backward(retain_graph=True)
+            loss.backward()
+            del classes, loss  # or two chunks would be in memory
 
     return run
 
