@@ -10,9 +10,13 @@ Shapes: R placements, B images a step, L layers of both branches, C longest cont
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +33,7 @@ from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
 from vlprompt.training.pixels import plain_pixels
 
 LONGEST, BATCH = 6, 4
+Record = dict[str, Any]
 
 
 def open_gates(placements: Iterable[Lengths], longest: int = LONGEST) -> Tensor:
@@ -153,3 +158,27 @@ class Fleet:
             wanted = labels[at].expand(count, -1)
             losses += F.cross_entropy(logits.mT, wanted, reduction="none").sum(1)
         return 100 * hits / len(labels), losses / len(labels)
+
+
+def recorded(
+    file: Path,
+    same: Record,
+    seeds: Sequence[int],
+    tasks: Sequence[str],
+    trial: Callable[[str, int], list[Record]],
+) -> list[Record]:
+    """Run ``trial(task, seed)`` where the file has no record of it, and give all that it has of ``same``."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    for seed in seeds:
+        for task in tasks:
+            key = same | {"task": task, "seed": seed}
+            if any(key.items() <= record.items() for record in records):
+                continue
+            start = time.perf_counter()
+            new = [key | record for record in trial(task, seed)]
+            records += new
+            with file.open("a") as opened:
+                opened.writelines(json.dumps(record) + "\n" for record in new)
+            print(f"{task} {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+    return [record for record in records if same.items() <= record.items()]

@@ -17,16 +17,13 @@ Records are kept; what is there is not trained again.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import time
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from fleet import BATCH, LONGEST, Fleet, Problem, Recipe, open_gates
+from fleet import BATCH, LONGEST, Fleet, Problem, Recipe, Record, open_gates, recorded
 from torch import Tensor
 
 from vlprompt import data
@@ -39,7 +36,6 @@ from vlprompt.methods.lengths import Lengths, random_lengths, uniform_lengths
 TASKS = "digits,directions,letters,shapes,textures,positions"
 SHOTS, MEASURED, DRAWS = 16, 600, 3
 """Training images a class, test images at most, random placements a seed."""
-Record = dict[str, Any]
 
 
 class EvenGates(Gates):
@@ -162,26 +158,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/search_test.jsonl"))
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
-    a.out.parent.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(steps=a.steps, lr=a.lr)
     for backbone in a.backbones.split(","):
         encoder = Encoder(load_backbone(backbone))
+
+        def one(task: str, seed: int, encoder: Encoder = encoder) -> list[Record]:
+            return trial(encoder, drawn(task, seed), a.share, seed, recipe)
+
         same = {"backbone": backbone, "share": str(a.share), "steps": a.steps, "lr": a.lr}
-        for seed in map(int, a.seeds.split(",")):
-            for task in a.tasks.split(","):
-                key = same | {"task": task, "seed": seed}
-                if any(key.items() <= r.items() for r in _records(a.out)):
-                    continue
-                start = time.perf_counter()
-                found = trial(encoder, drawn(task, seed), a.share, seed, Recipe(steps=a.steps, lr=a.lr))
-                with a.out.open("a") as opened:
-                    opened.writelines(json.dumps(key | record) + "\n" for record in found)
-                print(f"{backbone} {task} {seed}: {time.perf_counter() - start:.0f} s", flush=True)
-        for row in table([r for r in _records(a.out) if same.items() <= r.items()]):
+        seeds = [int(seed) for seed in a.seeds.split(",")]
+        for row in table(recorded(a.out, same, seeds, a.tasks.split(","), one)):
             print("| " + " | ".join(row) + " |")
-
-
-def _records(file: Path) -> list[Record]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 if __name__ == "__main__":

@@ -25,9 +25,7 @@ Records are kept; what is there is not trained again.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -35,9 +33,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fleet import LONGEST, Fleet, Problem, Recipe, open_gates
+from fleet import LONGEST, Fleet, Problem, Recipe, Record, open_gates, recorded
 from search_study import TASKS, interval, wanted_lengths
-from search_test import EvenGates, Record, Searching
+from search_test import EvenGates, Searching
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tune import sample
@@ -350,24 +348,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/search_ways.jsonl"))
     a = parser.parse_args()
     torch.set_num_threads(1)
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    records = [json.loads(line) for line in a.out.read_text().splitlines()] if a.out.exists() else []
+    recipe = Recipe(steps=a.steps, lr=a.lr)
     for backbone in a.backbones.split(","):
         encoder = Encoder(load_backbone(backbone))
+
+        def one(task: str, seed: int, encoder: Encoder = encoder) -> list[Record]:
+            return trial(encoder, held_out(task, seed), a.share, seed, recipe)
+
         same = {"backbone": backbone, "share": str(a.share), "steps": a.steps, "lr": a.lr}
-        for seed in map(int, a.seeds.split(",")):
-            for task in a.tasks.split(","):
-                key = same | {"task": task, "seed": seed}
-                if any(key.items() <= r.items() for r in records):
-                    continue
-                start = time.perf_counter()
-                recipe = Recipe(steps=a.steps, lr=a.lr)
-                new = [key | r for r in trial(encoder, held_out(task, seed), a.share, seed, recipe)]
-                records += new
-                with a.out.open("a") as opened:
-                    opened.writelines(json.dumps(record) + "\n" for record in new)
-                print(f"{backbone} {task} {seed}: {time.perf_counter() - start:.0f} s", flush=True)
-        for row in table([r for r in records if same.items() <= r.items()]):
+        seeds = [int(seed) for seed in a.seeds.split(",")]
+        for row in table(recorded(a.out, same, seeds, a.tasks.split(","), one)):
             print("| " + " | ".join(row) + " |")
 
 
