@@ -52,20 +52,23 @@ def test_tokens_are_placed_by_worth_where_halves_of_the_images_agree_and_evenly_
     assert differ.lengths == [1, 1, 1, 1]
 
 
-def test_without_a_budget_step_after_step_has_another_size_until_one_is_chosen():
+@pytest.mark.parametrize("an_epoch", [2, 7])
+def test_without_a_budget_most_steps_have_all_tokens_and_every_fourth_a_size_in_turn(an_epoch):
     gates = Gates(torch.full((4,), 6), None)
     assert gates.sizes == [2, 4, 6, 8, 12, 16, 24]
     worth = torch.arange(24.0).view(4, 6) + 1
-    seen = set()
-    for epoch in range(2):
-        for _ in range(7):
+    epochs, seen = 56 // an_epoch, []
+    for epoch in range(epochs // 2 + 1):
+        for _ in range(an_epoch):
             gates.probe.grad = worth * gates.open
-            gates.after_step(4)
-            seen.add(sum(gates.lengths))
-        gates.after_epoch(epoch, 4)
-    assert seen == set(gates.sizes)
+            gates.after_step(epochs)
+            seen.append(sum(gates.lengths))
+        gates.after_epoch(epoch, epochs)
+        seen[-1] = sum(gates.lengths)  # what the next step has
+    turns = seen[-24:]
+    assert set(turns) == set(gates.sizes) and turns.count(24) == 18
     gates.choose(6)
-    gates.after_epoch(3, 4)
+    gates.after_epoch(epochs - 1, epochs)
     assert gates.budget == 6 and gates.lengths == [0, 0, 0, 6]
 
 
@@ -73,7 +76,7 @@ def test_a_search_that_goes_on_tries_all_tokens_again():
     """A checkpoint stands between two sizes; what there is to open is no part of it."""
     longest, worth = torch.full((4,), 6), torch.arange(24.0).view(4, 6) + 1
     halted, on = Gates(longest, None), Gates(longest, None)
-    trained(halted, worth, worth, epochs=2)
+    trained(halted, worth, worth, epochs=3)
     assert sum(halted.lengths) < 24
     on.load_state_dict(halted.state_dict())
     for gates in (halted, on):

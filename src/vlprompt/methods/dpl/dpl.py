@@ -153,13 +153,10 @@ class DPL(Method):
         gates = self.gates
         if gates is None or gates.budget or share < path.START:
             return {}
-        losses = path.measure(self, gates, validation)
+        path.measure(self, gates, validation)
         if share < path.MIDDLE:
             return {}
-        points, chosen = (
-            path.curve(self, gates, len(self.text_prompts), validation),
-            path.choose(gates, losses),
-        )
+        points, chosen = path.curve(self, gates, len(self.text_prompts), validation), path.choose(gates)
         gates.choose(gates.sizes[chosen])
         return {"path": points, "chosen": chosen}
 

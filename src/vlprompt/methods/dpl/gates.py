@@ -10,9 +10,10 @@ is left out: a batch of a few images that would do without a token says little (
 Whether there is anything to decide is asked as well: the even steps of an epoch and the odd ones see other
 images. Where they do not agree on what the layers are worth, tokens go evenly.
 
-Without a budget the number of tokens is open too: after the beginning, step after step has another of a few
-sizes, each the most useful tokens so far, as in slimmable networks (arXiv 1903.05134), until one is chosen
-(:mod:`vlprompt.methods.dpl.path`).
+Without a budget the number of tokens is open too: after the beginning, steps have a few sizes in turn, each
+the most useful tokens so far, as in slimmable networks (arXiv 1903.05134), until one is chosen
+(:mod:`vlprompt.methods.dpl.path`). Three steps of four have them all: tokens that only the larger sizes have
+would be trained too little for their worth to show.
 
 Shapes: L layers of both branches, text first; C longest context.
 """
@@ -28,6 +29,8 @@ BEGIN, END = 0.1, 0.6
 """Shares of training between which tokens go."""
 SIZES = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 12)
 """Shares of the longest everywhere that are tried where no budget is given."""
+TURN = 4
+"""Steps of which one has a smaller size while sizes are tried, and the others have all tokens."""
 AGREEMENT = 0.3
 """Least correlation between halves of the images about the layers, for their places to be decided."""
 
@@ -72,8 +75,16 @@ class Gates(nn.Module):
         """Sums over this epoch's even and odd steps of the mean worth of each layer's tokens."""
         self.register_buffer("agreed", torch.zeros(2))
         """Sum of the correlations of halves, and how many."""
-        self.register_buffer("measured", torch.zeros(3, len(self.sizes), dtype=torch.float64))
-        """Of each size: sum of mean losses and of accuracies on validation images, and how many."""
+        self.measured = torch.zeros(0, 2, len(self.sizes), 0)
+        """(T, 2, S, N): T times, losses and hits of each of S sizes on each of N validation images."""
+
+    def get_extra_state(self) -> Tensor:
+        """What was measured, for a checkpoint: its shape is the data's."""
+        return self.measured
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on from what was measured."""
+        self.measured = state
 
     @property
     def budget(self) -> int:
@@ -110,7 +121,7 @@ class Gates(nn.Module):
         self.probe.grad = None
         self.clock[0] = step = step + 1
         if an_epoch:  # known when the first epoch has ended
-            self._follow((done + step / an_epoch) / epochs, step)
+            self._follow((done + step / an_epoch) / epochs, done * an_epoch + step)
 
     def _read(self, gradient: Tensor, half: int) -> None:
         """Remember a step's gradient (L, C); losses and their scales differ from step to step."""
@@ -129,8 +140,9 @@ class Gates(nn.Module):
             self.agreed[0] += float(correlation.nan_to_num())  # kept by the processor, as clock and size
             self.agreed[1] += 1
         self.halves.zero_()
-        self.clock.copy_(torch.tensor([0, int(self.clock[0]), epoch + 1]))
-        self._follow((epoch + 1) / epochs, 0)
+        steps = int(self.clock[0])
+        self.clock.copy_(torch.tensor([0, steps, epoch + 1]))
+        self._follow((epoch + 1) / epochs, (epoch + 1) * steps)
 
     def finish(self) -> None:
         """Keep to the budget, whatever was learned."""
@@ -142,14 +154,17 @@ class Gates(nn.Module):
         self.open = self.best(size, self.every)
 
     def _follow(self, share: float, step: int) -> None:
-        """Open what the schedule wants at a share of training: cubic towards a budget, or one size a step."""
+        """Open what the schedule wants at a share of training: cubic towards a budget, or sizes in turn."""
         if self.budget:
             left = min(max((END - share) / (END - BEGIN), 0.0), 1.0)
             wanted = round(self.budget + (self.full - self.budget) * left**3)
             if wanted != self.followed:
                 self.open, self.followed = self.best(wanted, self.open), wanted
         elif share > BEGIN:
-            self.open = self.best(self.sizes[step % len(self.sizes)], self.every)
+            smaller = self.sizes[:-1] or self.sizes
+            turn, place = divmod(step, TURN)
+            size = self.full if place else smaller[turn % len(smaller)]
+            self.open = self.best(size, self.every)
 
     def best(self, size: int, among: Tensor) -> Tensor:
         """The ``size`` most useful tokens of some, (L, C) bool; where nothing is decided, spread evenly.

@@ -1,8 +1,8 @@
 """How many tokens: accuracy and loss on validation images for a few sizes of one search.
 
-All sizes share the prompts of the search and were trained in turn, so the curve compares sizes that are
-equally far; it says how much a size costs, not what a training of its own would reach. Beside the tokens
-that the search keeps, as many spread evenly and drawn at random are measured with the same prompts.
+All sizes share the prompts of the search, so the curve compares sizes that are equally far; it says how much
+a size costs, not what a training of its own would reach. Beside the tokens that the search keeps, as many
+spread evenly and drawn at random are measured with the same prompts.
 """
 
 from __future__ import annotations
@@ -29,17 +29,13 @@ Point = dict[str, Any]
 
 
 @torch.no_grad()
-def measure(method: Method, gates: Gates, validation: Validation) -> Tensor:
-    """Losses (S, N) of N images with each of S sizes; the gates add up their means and the accuracies."""
+def measure(method: Method, gates: Gates, validation: Validation) -> None:
+    """Losses and hits of all validation images with each size, added to what the gates have measured."""
     before = gates.open
     each = [_evaluate(method, gates, gates.best(size, gates.every), validation) for size in gates.sizes]
     gates.open = before
-    losses = torch.stack([loss for loss, _ in each])  # (S, N)
-    accuracies = torch.tensor([accuracy for _, accuracy in each])
-    gates.measured[0] += losses.mean(1).to(gates.measured)
-    gates.measured[1] += accuracies.to(gates.measured)
-    gates.measured[2] += 1
-    return losses
+    now = torch.stack(each, 1).cpu()[None]  # (1, 2, S, N)
+    gates.measured = torch.cat([gates.measured, now]) if len(gates.measured) else now
 
 
 @torch.no_grad()
@@ -52,31 +48,31 @@ def curve(method: Method, gates: Gates, text: int, validation: Validation) -> li
     """
     before, draw = gates.open, random.Random(0)
     longest = Lengths(*_branches(gates.every.sum(-1).tolist(), text))
-    losses, accuracies, times = gates.measured.tolist()
+    losses, hits = gates.measured.mean((0, 3)).tolist()  # (S,) each
     points = []
     for index, size in enumerate(gates.sizes):
         found = gates.best(size, gates.every)
         even = [uniform_lengths(longest, size)]
         drawn = [random_lengths(draw, longest, size) for _ in range(DRAWS)]
         point: Point = {"tokens": int(found.sum())}
-        point |= {"loss": losses[index] / times[index], "accuracy": accuracies[index] / times[index]}
+        point |= {"loss": losses[index], "accuracy": 100 * hits[index]}
         point["text"], point["vision"] = _branches(found.sum(-1).tolist(), text)
         for name, placements in {"even": even, "random": drawn if size < gates.full else even}.items():
             masks = [_within(gates, lengths) for lengths in placements]
-            point[name] = [_evaluate(method, gates, mask, validation)[1] for mask in masks]
+            right = [_evaluate(method, gates, mask, validation)[1] for mask in masks]  # (N,) each
+            point[name] = [100 * float(each.mean()) for each in right]
         points.append(point)
     gates.open = before
     return points
 
 
-def choose(gates: Gates, losses: Tensor) -> int:
+def choose(gates: Gates) -> int:
     """The index of the smallest size that is as good as the best, within one standard error.
 
-    Args:
-        losses: (S, N) of N images, the last that were measured; their means are put to those of all times.
+    The losses are each image's mean over all times: what training does to an image from one time to the
+    next is no error of the size's.
     """
-    means = gates.measured[0] / gates.measured[2]
-    return within_one_error(losses.cpu() - losses.cpu().mean(1, keepdim=True) + means.cpu()[:, None])
+    return within_one_error(gates.measured[:, 0].mean(0))
 
 
 def within_one_error(losses: Tensor) -> int:
@@ -90,15 +86,15 @@ def within_one_error(losses: Tensor) -> int:
     return int((differences.mean(1) <= errors.nan_to_num()).nonzero()[0])
 
 
-def _evaluate(method: Method, gates: Gates, tokens: Tensor, validation: Validation) -> tuple[Tensor, float]:
-    """Losses (N,) and accuracy in percent with some tokens (L, C) open."""
+def _evaluate(method: Method, gates: Gates, tokens: Tensor, validation: Validation) -> Tensor:
+    """Losses and hits (2, N) with some tokens (L, C) open."""
     gates.open = tokens
     predict, losses, hits = method.predictor(), [], []
     for batch in validation():
         logits = predict(batch.images)  # (B, K)
         losses.append(F.cross_entropy(logits.float(), batch.labels, reduction="none"))
         hits.append(logits.argmax(-1) == batch.labels)
-    return torch.cat(losses), 100 * float(torch.cat(hits).float().mean())
+    return torch.stack([torch.cat(losses), torch.cat(hits).float()])
 
 
 def _within(gates: Gates, lengths: Lengths) -> Tensor:
