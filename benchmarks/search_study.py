@@ -10,6 +10,8 @@ never loaded. Trainings that the record file has are not repeated. The page then
 * what the best placement by one half of the seeds gains over uniform and over random with the other half;
 * how well seeds agree about placements (mean correlation);
 * which layers want tokens: least squares of the accuracy on the square root of each layer's tokens;
+* what DPL's search gains, by its lengths with fresh prompts (``--searched``), and how its worth of tokens
+  ranks the random placements;
 * ``--prior``: what the placement that the other tasks' layers want gains on a task, and seeds of its own.
 """
 
@@ -31,10 +33,12 @@ import torch
 from fleet import LONGEST, Fleet, Problem, Recipe, open_gates
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
+from search_test import Searching
 from tune import sample
 
 from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
+from vlprompt.methods.dpl.gates import Gates
 from vlprompt.methods.lengths import Lengths, random_lengths, uniform_lengths
 from vlprompt.reports.page import figure, paragraph, section, table, write_page
 from vlprompt.reports.svg import inline_svg
@@ -47,6 +51,8 @@ MEASURED = 320
 Record = dict[str, Any]
 PRIOR = "prior"
 """Name of the placement that other tasks' layers want: measured, but none of those that are chosen from."""
+SEARCHED, FRESH = "searched", "its lengths"
+"""DPL's search on the same images, with its own prompts and with fresh ones; its lengths differ by seed."""
 
 
 def placements(longest: Lengths, total: int, count: int) -> dict[str, Lengths]:
@@ -124,18 +130,44 @@ class Study:
                 key |= {"steps": self.recipe.steps, "lr": self.recipe.lr}
                 self._train(problem, key, {PRIOR: placed})
 
+    def searched(self) -> None:
+        """Search in each cell with each of its seeds, then train what was found from the start."""
+        for cell in cells(self.records()):
+            if SEARCHED in cell.names or cell.task not in self.tasks:
+                continue
+            problem = Problem(Encoder(load_backbone(cell.backbone)), held_out(cell.task))
+            text, vision = problem.layers
+            longest = Lengths((LONGEST,) * text, (LONGEST,) * vision)
+            every = torch.full((text + vision,), LONGEST)
+            gates = [Gates(every, cell.total) for _ in cell.seeds]
+            whole = open_gates([longest for _ in gates])
+            search = Searching(problem, whole, dict(enumerate(gates)), cell.seeds, self.recipe)
+            search.train()
+            found = [Lengths(tuple(g.lengths[:text]), tuple(g.lengths[text:])) for g in gates]
+            fresh = Fleet(problem, open_gates(found), cell.seeds, self.recipe)
+            fresh.train()
+            key = {"backbone": cell.backbone, "task": cell.task, "total": cell.total}
+            key |= {"steps": self.recipe.steps, "lr": self.recipe.lr}
+            worth = [{"worth": g.worth.sort(-1, descending=True).values.tolist()} for g in gates]
+            about = [{"seed": seed} | each for seed, each in zip(cell.seeds, worth, strict=True)]
+            for name, fleet in {SEARCHED: search, FRESH: fresh}.items():
+                self._write(key, [{"name": name} | each for each in about], found, fleet)
+
     def _train(self, problem: Problem, key: Record, wanted: dict[str, Lengths]) -> None:
         start = time.perf_counter()
         fleet = Fleet(problem, open_gates(wanted.values()), [key["seed"]] * len(wanted), self.recipe)
         fleet.train()
-        accuracies, losses = fleet.evaluate()
-        with self.file.open("a") as opened:
-            for (name, lengths), accuracy, loss in zip(wanted.items(), accuracies, losses, strict=True):
-                record = {"name": name, "text": lengths.text, "vision": lengths.vision}
-                record |= {"accuracy": float(accuracy), "loss": float(loss)}
-                opened.write(json.dumps(key | record) + "\n")
+        self._write(key, [{"name": name} for name in wanted], list(wanted.values()), fleet)
         where = " ".join(str(key[name]) for name in ("backbone", "task", "total", "seed"))
         print(f"{where}: {len(wanted)} placements, {time.perf_counter() - start:.0f} s", flush=True)
+
+    def _write(self, key: Record, about: Sequence[Record], placed: Sequence[Lengths], fleet: Fleet) -> None:
+        """A record of each of a fleet."""
+        with self.file.open("a") as opened:
+            for each, lengths, accuracy, loss in zip(about, placed, *fleet.evaluate(), strict=True):
+                record = each | {"text": lengths.text, "vision": lengths.vision}
+                record |= {"accuracy": float(accuracy), "loss": float(loss)}
+                opened.write(json.dumps(key | record) + "\n")
 
     def records(self) -> list[Record]:
         """All that the file has."""
@@ -173,6 +205,8 @@ class Cell:
     """(P, L)"""
     accuracy: np.ndarray
     seeds: list[int]
+    worth: np.ndarray
+    """(S, L, C) of tokens by a search with each seed, falling in a layer; (0, L, C) where none was made."""
 
     @property
     def drawn(self) -> np.ndarray:
@@ -181,8 +215,8 @@ class Cell:
 
     @property
     def of_own(self) -> np.ndarray:
-        """Which placements do not come from other tasks, (P,)."""
-        return np.array([name != PRIOR for name in self.names])
+        """Which placements come neither from other tasks nor from the search, (P,)."""
+        return np.array([name not in (PRIOR, SEARCHED, FRESH) for name in self.names])
 
     def mean(self, name: str) -> float:
         """Of a named placement over seeds; not a number where it was not trained."""
@@ -203,6 +237,22 @@ class Cell:
             for one, other in self.halves()
             for best in [int(np.where(self.of_own, one, -np.inf).argmax())]
         ]
+
+    def over_uniform(self, name: str) -> list[float]:
+        """Of a named placement with each seed; empty where it was not trained."""
+        if name not in self.names:
+            return []
+        uniform = self.names.index("uniform")
+        values: list[float] = (self.accuracy[self.names.index(name)] - self.accuracy[uniform]).tolist()
+        return values
+
+    def search_ranking(self) -> float:
+        """Kendall's tau of the search's worth with the random placements, mean over its seeds."""
+        counts, places = self.lengths[self.drawn], np.arange(LONGEST)
+        has = places < counts[..., None]  # (P, L, C)
+        measured = self.accuracy[self.drawn].mean(1)
+        taus = [kendalltau((has * worth).sum((1, 2)), measured).statistic for worth in self.worth]
+        return float(np.mean(taus)) if taus else float("nan")
 
     def agreement(self) -> float:
         """Mean correlation of two seeds over the random placements."""
@@ -243,7 +293,9 @@ def cells(records: Sequence[Record]) -> list[Cell]:
         lengths = np.array([[*r["text"], *r["vision"]] for r in first])
         accuracy = np.array([[by[n, s]["accuracy"] for s in seeds] for n in names])
         if len(seeds) > 1 and "uniform" in names:
-            found.append(Cell(backbone, task, total, names, lengths, accuracy, seeds))
+            searched = [by[SEARCHED, s]["worth"] for s in seeds] if SEARCHED in names else []
+            worth = np.array(searched).reshape(len(searched), lengths.shape[1], LONGEST)
+            found.append(Cell(backbone, task, total, names, lengths, accuracy, seeds, worth))
     return found
 
 
@@ -254,19 +306,20 @@ def interval(values: Sequence[float]) -> str:
     return f"{np.mean(values):+.1f} ± {1.96 * np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
 
 
-def prior_gain(same: Sequence[Cell]) -> str:
-    """What the other tasks' choice gains over uniform; empty where it was not trained."""
-    apart = [
-        float(value)
-        for c in same
-        if PRIOR in c.names
-        for value in c.accuracy[c.names.index(PRIOR)] - c.accuracy[c.names.index("uniform")]
-    ]
-    return f"{interval(apart)} to uniform" if apart else ""
+def over_random(same: Sequence[Cell]) -> str:
+    """What random placements gain over uniform, by cell."""
+    return interval([float(c.accuracy[c.drawn].mean() - c.mean("uniform")) for c in same])
 
 
-HEAD = ["backbone", "tokens", "task", "random: mean (range)", "uniform", "first layers", "last layers"]
-HEAD += ["text alone", "vision alone", PRIOR, "best - uniform", "best - random", "agreement", "tau of prior"]
+def over_uniform(same: Sequence[Cell], name: str) -> str:
+    """What a named placement gains over uniform; empty where it was not trained."""
+    apart = [value for cell in same for value in cell.over_uniform(name)]
+    return interval(apart) if apart else ""
+
+
+NAMED = ("uniform", "first layers", "last layers", "text alone", "vision alone", PRIOR, SEARCHED, FRESH)
+HEAD = ["backbone", "tokens", "task", "random: mean (range)", *NAMED]
+HEAD += ["best - uniform", "best - random", "agreement", "tau of search", "tau of prior"]
 
 
 def rows(found: Sequence[Cell]) -> list[list[str]]:
@@ -277,16 +330,16 @@ def rows(found: Sequence[Cell]) -> list[list[str]]:
         for cell in same:
             drawn = cell.accuracy[cell.drawn].mean(1)
             gains = np.mean(cell.gains(), 0)
-            named = [f"{cell.mean(name):.1f}" for name in ("uniform", *HEAD[5:10])]
+            named = [f"{cell.mean(name):.1f}" for name in NAMED]
             random_ones = f"{drawn.mean():.1f} ({drawn.min():.1f} to {drawn.max():.1f})"
             lines.append([backbone, str(total), cell.task, random_ones, *named])
             lines[-1] += [f"{gains[0]:+.1f}", f"{gains[1]:+.1f}", f"{cell.agreement():.2f}"]
-            lines[-1].append(f"{ranking(cell, found):.2f}")
+            lines[-1] += [f"{cell.search_ranking():.2f}", f"{ranking(cell, found):.2f}"]
         over = list(zip(*(gain for cell in same for gain in cell.gains()), strict=True))
         agreement = f"{np.mean([cell.agreement() for cell in same]):.2f}"
-        at = [c.mean("uniform") - c.accuracy[c.drawn].mean() for c in same]
-        lines.append([backbone, str(total), "mean", "", f"{interval(at)} to random", *[""] * 4])
-        lines[-1] += [prior_gain(same), interval(over[0]), interval(over[1]), agreement, ""]
+        lines.append([backbone, str(total), "minus uniform", over_random(same)])
+        lines[-1] += ["", *(over_uniform(same, name) for name in NAMED[1:])]
+        lines[-1] += [interval(over[0]), interval(over[1]), agreement, "", ""]
     return lines
 
 
@@ -328,6 +381,7 @@ def main() -> None:
     parser.add_argument("--shares", default="1/6,1/3,1/2")
     parser.add_argument("--placements", type=int, default=30)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--searched", action="store_true")
     parser.add_argument("--prior", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/search_study.jsonl"))
@@ -344,6 +398,8 @@ def main() -> None:
         a.out,
     )
     study.run()
+    if a.searched:
+        study.searched()
     if a.prior:
         study.prior()
     found = cells(study.records())

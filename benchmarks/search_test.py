@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -55,9 +56,14 @@ class Searching(Fleet):
     """
 
     def __init__(
-        self, problem: Problem, gates: Tensor, searches: dict[int, Gates], seed: int, recipe: Recipe
+        self,
+        problem: Problem,
+        gates: Tensor,
+        searches: dict[int, Gates],
+        seeds: Sequence[int],
+        recipe: Recipe,
     ):
-        super().__init__(problem, gates, [seed] * len(gates), recipe)
+        super().__init__(problem, gates, seeds, recipe)
         self.searches = searches
         self.an_epoch = max(len(problem.train_labels) // BATCH, 1)
         self.done = 0
@@ -98,7 +104,9 @@ def trial(encoder: Encoder, dataset: Dataset, share: Fraction, seed: int, recipe
     searched = {"searched": Gates(every, total), "kept, even": EvenGates(every, total)}
     names = [*fixed, *searched]
     gates = open_gates([*fixed.values(), *(longest for _ in searched)])
-    fleet = Searching(problem, gates, dict(enumerate(searched.values(), len(fixed))), seed, recipe)
+    fleet = Searching(
+        problem, gates, dict(enumerate(searched.values(), len(fixed))), [seed] * len(gates), recipe
+    )
     fleet.train()
     rows = list(zip(names, *fleet.evaluate(), strict=True))
     found = searched["searched"].lengths
