@@ -112,6 +112,9 @@ def test_auto_chooses_a_size_by_validation_images_and_keeps_to_it(chosen):
     points, taken = measured[0]["path"], measured[0]["chosen"]
     assert [p["tokens"] for p in points] == [1, 3, 4, 5, 8, 11, 16]
     assert all(sum(p["text"]) + sum(p["vision"]) == p["tokens"] for p in points)
+    assert points[-1]["even"] == points[-1]["random"] == [pytest.approx(points[-1]["accuracy"])], (
+        "all tokens are one placement"
+    )
     best = min(p["loss"] for p in points)
     assert points[taken]["loss"] < best + 1 and math.isfinite(best)
     found = chosen.method_.lengths

@@ -40,7 +40,7 @@ def measure(method: Method, gates: Gates, validation: Validation) -> None:
 
 @torch.no_grad()
 def curve(method: Method, gates: Gates, text: int, validation: Validation) -> list[Point]:
-    """A point a size: means of what was measured; even and random placements as they do now.
+    """A point a size: the mean of its losses so far; accuracies of it, of even and random placements now.
 
     Args:
         text: number of layers of the text branch.
@@ -48,7 +48,7 @@ def curve(method: Method, gates: Gates, text: int, validation: Validation) -> li
     """
     before, draw = gates.open, random.Random(0)
     longest = Lengths(*_branches(gates.every.sum(-1).tolist(), text))
-    losses, hits = gates.measured.mean((0, 3)).tolist()  # (S,) each
+    losses, hits = gates.measured[:, 0].mean((0, 2)).tolist(), gates.measured[-1, 1].mean(1).tolist()
     points = []
     for index, size in enumerate(gates.sizes):
         found = gates.best(size, gates.every)
