@@ -280,7 +280,7 @@ def trial(encoder: Encoder, dataset: Dataset, share: Fraction, seed: int, recipe
 
         searches[name] = kind(layers, total, losses, draw)
     gates = open_gates([uniform_lengths(longest, total), *(longest for _ in searches)])
-    fleet = Ways(problem, gates, dict(enumerate(searches.values(), 1)), seed, recipe)
+    fleet = Ways(problem, gates, dict(enumerate(searches.values(), 1)), [seed] * len(gates), recipe)
     fleet.train()
     rows = list(zip(("even", *searches), *fleet.evaluate(), strict=True))
     found = {n: g.lengths for n, g in searches.items() if n != "gates, evenly"}

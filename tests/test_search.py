@@ -345,7 +345,7 @@ def test_gates_that_are_drawn_learn_and_keep_the_budget(encoder, digits):
     level = drawn.level.detach().clone()
     longest = Lengths(*((fleet.LONGEST,) * n for n in problem.layers))
     recipe = fleet.Recipe(steps=8)
-    search_ways.Ways(problem, fleet.open_gates([longest]), {0: drawn}, 0, recipe).train()
+    search_ways.Ways(problem, fleet.open_gates([longest]), {0: drawn}, [0], recipe).train()
     assert (drawn.level - level).abs().max() > 0.1 and sum(drawn.lengths) == 8
 
 
