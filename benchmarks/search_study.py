@@ -41,6 +41,7 @@ from vlprompt.engine.encoder import Encoder
 from vlprompt.methods.dpl.gates import Gates
 from vlprompt.methods.lengths import Lengths, random_lengths, uniform_lengths
 from vlprompt.reports.page import figure, paragraph, section, table, write_page
+from vlprompt.reports.plots import WIDTH
 from vlprompt.reports.svg import inline_svg
 
 TASKS = "digits,directions,letters,shapes,textures,positions"
@@ -317,36 +318,38 @@ def over_uniform(same: Sequence[Cell], name: str) -> str:
     return interval(apart) if apart else ""
 
 
-NAMED = ("uniform", "first layers", "last layers", "text alone", "vision alone", PRIOR, SEARCHED, FRESH)
-HEAD = ["backbone", "tokens", "task", "random: mean (range)", *NAMED]
-HEAD += ["best - uniform", "best - random", "agreement", "tau of search", "tau of prior"]
+NAMED = (SEARCHED, FRESH, "first layers", "last layers", "text alone", "vision alone", PRIOR)
+HEAD = ["task", "uniform", "random: mean (range)", "best - uniform", "best - random", "agreement"]
+HEAD += ["tau of search", "tau of prior", *NAMED]
 
 
-def rows(found: Sequence[Cell]) -> list[list[str]]:
-    """The table: a row a cell, and the mean of each backbone and budget."""
+def shown(value: float, form: str = ".1f") -> str:
+    """A number, or nothing where there is none."""
+    return "" if np.isnan(value) else format(value, form)
+
+
+def rows(same: Sequence[Cell]) -> list[list[str]]:
+    """The table of one backbone and budget: a row a cell, and what each column gains over uniform."""
     lines = []
-    for (backbone, total), group in itertools.groupby(found, lambda c: (c.backbone, c.total)):
-        same = list(group)
-        for cell in same:
-            drawn = cell.accuracy[cell.drawn].mean(1)
-            gains = np.mean(cell.gains(), 0)
-            named = [f"{cell.mean(name):.1f}" for name in NAMED]
-            random_ones = f"{drawn.mean():.1f} ({drawn.min():.1f} to {drawn.max():.1f})"
-            lines.append([backbone, str(total), cell.task, random_ones, *named])
-            lines[-1] += [f"{gains[0]:+.1f}", f"{gains[1]:+.1f}", f"{cell.agreement():.2f}"]
-            lines[-1] += [f"{cell.search_ranking():.2f}", f"{ranking(cell, found):.2f}"]
-        over = list(zip(*(gain for cell in same for gain in cell.gains()), strict=True))
-        agreement = f"{np.mean([cell.agreement() for cell in same]):.2f}"
-        lines.append([backbone, str(total), "minus uniform", over_random(same)])
-        lines[-1] += ["", *(over_uniform(same, name) for name in NAMED[1:])]
-        lines[-1] += [interval(over[0]), interval(over[1]), agreement, "", ""]
+    for cell in same:
+        drawn = cell.accuracy[cell.drawn].mean(1)
+        lines.append([cell.task, shown(cell.mean("uniform"))])
+        lines[-1].append(f"{drawn.mean():.1f} ({drawn.min():.1f} to {drawn.max():.1f})")
+        lines[-1] += [shown(gain, "+.1f") for gain in np.mean(cell.gains(), 0)]
+        taus = cell.search_ranking(), ranking(cell, same)
+        lines[-1] += [shown(value, ".2f") for value in (cell.agreement(), *taus)]
+        lines[-1] += [shown(cell.mean(name)) for name in NAMED]
+    over = zip(*(gain for cell in same for gain in cell.gains()), strict=True)
+    agreement = np.mean([cell.agreement() for cell in same])
+    lines.append(["minus uniform", "", over_random(same), *map(interval, over), f"{agreement:.2f}", "", ""])
+    lines[-1] += [over_uniform(same, name) for name in NAMED]
     return lines
 
 
 def wants_figure(same: Sequence[Cell], text: int) -> Figure:
     """Which layers want tokens: a row a task, the text layers first."""
     values = np.stack([cell.wants() for cell in same])  # (tasks, L)
-    drawing = Figure(figsize=(2 + 0.32 * values.shape[1], 1.2 + 0.35 * len(same)), layout="constrained")
+    drawing = Figure(figsize=(WIDTH, 1.2 + 0.35 * len(same)), layout="constrained")
     axes = drawing.subplots()
     most = np.abs(values).max()
     image = axes.imshow(values, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
@@ -359,15 +362,23 @@ def wants_figure(same: Sequence[Cell], text: int) -> Figure:
     return drawing
 
 
+def tables(found: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Cells by the title of their table: one backbone and budget."""
+    by: dict[str, list[Cell]] = {}
+    for cell in found:
+        by.setdefault(f"{cell.backbone}, {cell.total} tokens", []).append(cell)
+    return by
+
+
 def page(found: Sequence[Cell], out: Path) -> None:
-    """The table and a picture a backbone and budget."""
-    parts = [section("Placements of equal size", table(HEAD, rows(found), "Held-out accuracy in percent."))]
-    for (backbone, total), group in itertools.groupby(found, lambda c: (c.backbone, c.total)):
-        same = list(group)
+    """A table and a picture a backbone and budget."""
+    parts = []
+    for title, same in tables(found).items():
         drawing = wants_figure(same, same[0].lengths.shape[1] // 2)
-        svg = inline_svg(drawing, f"wants{len(parts)}", f"Which layers of {backbone} want tokens, by task")
+        svg = inline_svg(drawing, f"wants{len(parts)}", f"Which layers want tokens, by task: {title}")
         about = "Blue: accuracy rises with the layer's tokens; red: it falls."
-        parts.append(section(f"{backbone}, {total} tokens", figure(svg, about)))
+        body = table(HEAD, rows(same), "Held-out accuracy in percent.") + figure(svg, about)
+        parts.append(section(title, body))
     lead = paragraph("Held-out images of a few-shot draw; no test image. python benchmarks/search_study.py")
     write_page(out, "What is to be gained by placing tokens", lead, parts)
 
@@ -403,8 +414,10 @@ def main() -> None:
     if a.prior:
         study.prior()
     found = cells(study.records())
-    for row in [HEAD, *rows(found)]:
-        print("| " + " | ".join(row) + " |")
+    for title, same in tables(found).items():
+        print(title)
+        for row in [HEAD, *rows(same)]:
+            print("| " + " | ".join(row) + " |")
     page(found, a.out.with_suffix(".html"))
 
 
