@@ -15,11 +15,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from fleet import BATCH, LONGEST, Fleet, Problem, Recipe, open_gates
+from fleet import BATCH, LONGEST, Fleet, Problem, Recipe, Record, open_gates
 
 from vlprompt import PromptClassifier, data
 from vlprompt.dataset import Dataset
@@ -32,7 +31,6 @@ STEPS = {1: 80, 4: 160, 16: 320}
 """Of the training by images a class: fewer images bear fewer steps."""
 PROTOCOLS = {"1 shot": (1, False), "4 shots": (4, False), "16 shots": (16, False), "base to new": (16, True)}
 MEASURED = 300
-Record = dict[str, Any]
 
 
 def draw(task: str, shots: int, halves: bool, seed: int) -> dict[str, Dataset]:

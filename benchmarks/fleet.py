@@ -10,11 +10,13 @@ Shapes: R placements, B images a step, L layers of both branches, C longest cont
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlprompt.dataset import Dataset, Item
+from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.engine.prompt import KeyValue, Prompt
 from vlprompt.methods.dpl.settings import Settings
@@ -33,6 +36,7 @@ from vlprompt.methods.templates import DEFAULT_TEMPLATE, fill
 from vlprompt.training.pixels import plain_pixels
 
 LONGEST, BATCH = 6, 4
+TASKS = "digits,directions,letters,shapes,textures,positions"
 Record = dict[str, Any]
 
 
@@ -160,7 +164,45 @@ class Fleet:
         return 100 * hits / len(labels), losses / len(labels)
 
 
-def recorded(
+def command(
+    about: str | None,
+    file: str,
+    seeds: str,
+    trial: Callable[[Encoder, str, Fraction, int, Recipe], list[Record]],
+    table: Callable[[list[Record]], list[list[str]]],
+) -> None:
+    """The command of a benchmark: train what its file does not have, print a table a backbone.
+
+    Args:
+        about: the help's text.
+        file: name of the records under ``out``.
+        seeds: the usual ones, with commas between.
+        trial: what is trained and measured for a task, a share of the longest everywhere and a seed.
+        table: rows of cells from all records.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--backbones", default="toy")
+    parser.add_argument("--tasks", default=TASKS)
+    parser.add_argument("--seeds", default=seeds)
+    parser.add_argument("--share", type=Fraction, default=Fraction(1, 3))
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--lr", type=float, default=0.04)
+    parser.add_argument("--out", type=Path, default=Path("out") / file)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    for backbone in a.backbones.split(","):
+        encoder = Encoder(load_backbone(backbone))
+
+        def one(task: str, seed: int, encoder: Encoder = encoder) -> list[Record]:
+            return trial(encoder, task, a.share, seed, Recipe(a.steps, a.lr))
+
+        same = {"backbone": backbone, "share": str(a.share), "steps": a.steps, "lr": a.lr}
+        drawn = [int(seed) for seed in a.seeds.split(",")]
+        for row in table(_recorded(a.out, same, drawn, a.tasks.split(","), one)):
+            print("| " + " | ".join(row) + " |")
+
+
+def _recorded(
     file: Path,
     same: Record,
     seeds: Sequence[int],

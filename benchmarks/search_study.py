@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fleet import LONGEST, Fleet, Problem, Recipe, open_gates
+from fleet import LONGEST, TASKS, Fleet, Problem, Recipe, Record, open_gates
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 from search_test import Searching
@@ -44,12 +44,10 @@ from vlprompt.reports.page import figure, paragraph, section, table, write_page
 from vlprompt.reports.plots import WIDTH
 from vlprompt.reports.svg import inline_svg
 
-TASKS = "digits,directions,letters,shapes,textures,positions"
 DRAW = 5
 """Of the few-shot sample; the benchmark's seeds 1 to 3 draw others."""
 MEASURED = 320
 """Held-out images that a placement is measured on, at most."""
-Record = dict[str, Any]
 PRIOR = "prior"
 """Name of the placement that other tasks' layers want: measured, but none of those that are chosen from."""
 SEARCHED, FRESH = "searched", "its lengths"
@@ -118,10 +116,10 @@ class Study:
     def prior(self) -> None:
         """Train, for each task, the placement that the layers of the other tasks want."""
         found = cells(self.records())
-        for cell in found:
+        for cell in self._without(PRIOR):
             others = others_of(cell, found)
             seeds = [s for s in self.seeds if s in cell.seeds]
-            if not others or PRIOR in cell.names or cell.task not in self.tasks:
+            if not others:
                 continue
             problem = Problem(Encoder(load_backbone(cell.backbone)), held_out(cell.task))
             longest = Lengths(*((LONGEST,) * layers for layers in problem.layers))
@@ -133,9 +131,7 @@ class Study:
 
     def searched(self) -> None:
         """Search in each cell with each of its seeds, then train what was found from the start."""
-        for cell in cells(self.records()):
-            if SEARCHED in cell.names or cell.task not in self.tasks:
-                continue
+        for cell in self._without(SEARCHED):
             problem = Problem(Encoder(load_backbone(cell.backbone)), held_out(cell.task))
             text, vision = problem.layers
             longest = Lengths((LONGEST,) * text, (LONGEST,) * vision)
@@ -153,6 +149,15 @@ class Study:
             about = [{"seed": seed} | each for seed, each in zip(cell.seeds, worth, strict=True)]
             for name, fleet in {SEARCHED: search, FRESH: fresh}.items():
                 self._write(key, [{"name": name} | each for each in about], found, fleet)
+
+    def _without(self, name: str) -> list[Cell]:
+        """Those of the file's cells that are asked for and lack a placement."""
+        return [
+            cell
+            for cell in cells(self.records())
+            if cell.backbone in self.backbones and cell.task in self.tasks and name not in cell.names
+            if cell.total in {round(share * cell.lengths.shape[1] * LONGEST) for share in self.shares}
+        ]
 
     def _train(self, problem: Problem, key: Record, wanted: dict[str, Lengths]) -> None:
         start = time.perf_counter()

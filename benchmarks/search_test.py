@@ -16,25 +16,21 @@ Records are kept; what is there is not trained again.
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import torch
-from fleet import BATCH, LONGEST, Fleet, Problem, Recipe, Record, open_gates, recorded
+from fleet import BATCH, LONGEST, Fleet, Problem, Recipe, Record, command, open_gates
 from torch import Tensor
 
 from vlprompt import data
 from vlprompt.dataset import Dataset
-from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.methods.dpl.gates import Gates
 from vlprompt.methods.lengths import Lengths, random_lengths, uniform_lengths
 
-TASKS = "digits,directions,letters,shapes,textures,positions"
 SHOTS, MEASURED, DRAWS = 16, 600, 3
 """Training images a class, test images at most, random placements a seed."""
 
@@ -92,9 +88,9 @@ class Searching(Fleet):
                 gates.after_epoch(epoch - 1, epochs)
 
 
-def trial(encoder: Encoder, dataset: Dataset, share: Fraction, seed: int, recipe: Recipe) -> list[Record]:
+def trial(encoder: Encoder, task: str, share: Fraction, seed: int, recipe: Recipe) -> list[Record]:
     """All ways on one draw of a task."""
-    problem = Problem(encoder, dataset)
+    problem = Problem(encoder, drawn(task, seed))
     text, vision = problem.layers
     longest = Lengths((LONGEST,) * text, (LONGEST,) * vision)
     total, draw = round(share * longest.total), random.Random(seed)
@@ -153,31 +149,5 @@ def table(records: list[Record]) -> list[list[str]]:
     return rows
 
 
-def main() -> None:
-    """Train what is missing, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--backbones", default="toy")
-    parser.add_argument("--tasks", default=TASKS)
-    parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--share", type=Fraction, default=Fraction(1, 3))
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--lr", type=float, default=0.04)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("out/search_test.jsonl"))
-    a = parser.parse_args()
-    torch.set_num_threads(a.threads)
-    recipe = Recipe(steps=a.steps, lr=a.lr)
-    for backbone in a.backbones.split(","):
-        encoder = Encoder(load_backbone(backbone))
-
-        def one(task: str, seed: int, encoder: Encoder = encoder) -> list[Record]:
-            return trial(encoder, drawn(task, seed), a.share, seed, recipe)
-
-        same = {"backbone": backbone, "share": str(a.share), "steps": a.steps, "lr": a.lr}
-        seeds = [int(seed) for seed in a.seeds.split(",")]
-        for row in table(recorded(a.out, same, seeds, a.tasks.split(","), one)):
-            print("| " + " | ".join(row) + " |")
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, "search_test.jsonl", "1,2,3", trial, table)

@@ -24,24 +24,21 @@ Records are kept; what is there is not trained again.
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import torch
-from fleet import LONGEST, Fleet, Problem, Recipe, Record, open_gates, recorded
-from search_study import TASKS, interval, wanted_lengths
+from fleet import LONGEST, Fleet, Problem, Recipe, Record, command, open_gates
+from search_study import interval, wanted_lengths
 from search_test import EvenGates, Searching
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tune import sample
 
 from vlprompt.dataset import Dataset
-from vlprompt.engine.backbones.load import load_backbone
 from vlprompt.engine.encoder import Encoder
 from vlprompt.methods.dpl.gates import BEGIN, END, Gates
 from vlprompt.methods.lengths import Lengths, random_lengths, uniform_lengths
@@ -259,14 +256,14 @@ KINDS: dict[str, type[Way]] = {
 }
 
 
-def trial(encoder: Encoder, dataset: Dataset, share: Fraction, seed: int, recipe: Recipe) -> list[Record]:
+def trial(encoder: Encoder, task: str, share: Fraction, seed: int, recipe: Recipe) -> list[Record]:
     """All ways on one draw of a task."""
-    problem = Problem(encoder, dataset)
+    problem = Problem(encoder, held_out(task, seed))
     layers, draw = problem.layers, random.Random(seed)
     longest = Lengths(*((LONGEST,) * n for n in layers))
     total = round(share * longest.total)
     every = torch.full((sum(layers),), LONGEST)
-    validation = problem._read(dataset.val)
+    validation = problem._read(problem.dataset.val)
     probed = torch.randperm(len(problem.train_labels), generator=torch.Generator().manual_seed(seed))[:PROBED]
     training = problem.train[probed], problem.train_labels[probed]
     searches: dict[str, Gates] = {"gates": Gates(every, total), "gates, evenly": EvenGates(every, total)}
@@ -336,30 +333,5 @@ def table(records: Sequence[Record]) -> list[list[str]]:
     return rows
 
 
-def main() -> None:
-    """Train what is missing, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--backbones", default="toy")
-    parser.add_argument("--tasks", default=TASKS)
-    parser.add_argument("--seeds", default="4,5")
-    parser.add_argument("--share", type=Fraction, default=Fraction(1, 3))
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--lr", type=float, default=0.04)
-    parser.add_argument("--out", type=Path, default=Path("out/search_ways.jsonl"))
-    a = parser.parse_args()
-    torch.set_num_threads(1)
-    recipe = Recipe(steps=a.steps, lr=a.lr)
-    for backbone in a.backbones.split(","):
-        encoder = Encoder(load_backbone(backbone))
-
-        def one(task: str, seed: int, encoder: Encoder = encoder) -> list[Record]:
-            return trial(encoder, held_out(task, seed), a.share, seed, recipe)
-
-        same = {"backbone": backbone, "share": str(a.share), "steps": a.steps, "lr": a.lr}
-        seeds = [int(seed) for seed in a.seeds.split(",")]
-        for row in table(recorded(a.out, same, seeds, a.tasks.split(","), one)):
-            print("| " + " | ".join(row) + " |")
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, "search_ways.jsonl", "4,5", trial, table)
